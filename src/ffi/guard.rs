@@ -1,9 +1,41 @@
 //! The panic boundary: no panic leaves a callback, because it must not unwind into C.
 
-use std::panic::{UnwindSafe, catch_unwind};
+use std::any::Any;
+use std::env;
+use std::fmt::Write;
+use std::panic::{PanicHookInfo, UnwindSafe, catch_unwind, set_hook, take_hook};
 
 use super::uwsgi;
 use tuntap_sys::log::Event;
+
+/// Has each panic told by a line of uWSGI's log, in the form of the others: where it is in the source, and why. Rust's own lines,
+/// which have neither that form nor a source, come in addition to it if somebody wants its backtrace (`RUST_BACKTRACE`).
+pub fn tell_panics() {
+    let usual = take_hook();
+    set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
+        let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+        uwsgi::log(Event::Panic, &panic_line(&place, info.payload()));
+        if env::var_os("RUST_BACKTRACE").is_some_and(|wanted| wanted != "0") {
+            usual(info);
+        }
+    }));
+}
+
+/// A line about a panic, in which nothing can begin another line.
+fn panic_line(place: &str, payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let reason = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given");
+    let mut line = format!("[uwsgi-tuntap] panic at {place}: ");
+    for character in reason.chars() {
+        if character.is_control() {
+            // A string takes everything.
+            let _ = write!(line, "{}", character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
 
 /// Runs a callback of uWSGI. If it panics, uWSGI's log says which one it was, and the process ends: half of a
 /// configuration, or a router in an unknown state, is worse than a restart.
@@ -38,6 +70,17 @@ fn fatal_line(reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn panic_is_one_line_whatever_it_says() {
+        let begin = "[uwsgi-tuntap] panic at a.rs:1:2: ";
+        assert_eq!(
+            panic_line("a.rs:1:2", &"left: \"a\"\nright: 2\x1b"),
+            format!("{begin}left: \"a\"\\nright: 2\\u{{1b}}")
+        );
+        assert_eq!(panic_line("a.rs:1:2", &"a string".to_owned()), format!("{begin}a string"));
+        assert_eq!(panic_line("a.rs:1:2", &7_u8), format!("{begin}no reason given"));
+    }
 
     #[test]
     fn fatal_lines_begin_as_the_other_lines_of_their_side() {

@@ -4,7 +4,7 @@
 use std::ffi::{c_char, c_int, c_void};
 
 use super::bindings::uwsgi_plugin;
-use super::guard::{die, guarded};
+use super::guard::{die, guarded, tell_panics};
 use super::options::OPTIONS;
 use super::uwsgi::{UwsgiState, check_abi};
 use super::{agents, devices, doctor, handover, hostnet, pairs, reload, routers, uwsgi};
@@ -40,6 +40,7 @@ pub static mut PLUGIN: PluginTable = PluginTable(uwsgi_plugin {
 const EMPTY: uwsgi_plugin = unsafe { std::mem::zeroed() };
 
 unsafe extern "C" fn on_load() {
+    tell_panics();
     guarded("on_load", || {
         handover::protect();
         check_abi().unwrap_or_else(|error| die(error));

@@ -259,6 +259,30 @@ fn file_that_takes_no_more_is_named() {
     assert!(text.contains("/dev/full: No space left on device") && text.contains("0 packets captured"), "{text}");
 }
 
+/// While somebody captures, flows leave the path in the kernel: a command whose reader is gone ends, also where no packet comes.
+#[test]
+fn commands_end_when_their_reader_is_gone() {
+    let emperor = emperor().start();
+    for (before, arguments) in [
+        ("", "capture --write - any any udp 9 | true"),
+        ("", "capture any any udp 9 | true"),
+        ("mkfifo pipe; : <pipe &", "capture --write pipe any any udp 9"),
+        ("", "watch | true"),
+    ] {
+        let line = format!(
+            "{before} '{}' --control '{}' {arguments}",
+            uwsgi_tuntap().display(),
+            emperor.path("t.sock.control").display()
+        );
+        let shell = Starter::program("bash", &emperor.path("")).netns(&emperor.netns);
+        let finished = shell.arguments(["-c", &format!("set -o pipefail; {line}")]).output();
+        assert_eq!(finished.output.status.code(), Some(0), "{arguments}: {}", finished.text());
+    }
+    wait::until_true("all captures have ended", wait::SHORT, || {
+        emperor.log.text().matches("a capture of packets has ended").count() == 3
+    });
+}
+
 #[test]
 fn captures_are_bounded_and_end_with_their_clients() {
     let emperor = emperor().start();

@@ -58,7 +58,10 @@ fn requests_are_answered_as_http_wants_it() {
     assert!(open.body.ends_with("\n# EOF\n") && open.body.contains("# TYPE uwsgi_tuntap_router info"), "{}", open.body);
     let head = ask("HEAD /metrics HTTP/1.0\r\n\r\n");
     assert!(head.head.starts_with("HTTP/1.1 200 OK") && head.body.is_empty(), "{head:?}");
+    let cookies = format!("GET /metrics HTTP/1.1\r\nCookie: {}\r\n\r\n", "x".repeat(20_000));
     for (request, status) in [
+        (cookies.as_str(), "431 Request Header Fields Too Large"),
+        ("POST /metrics HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello", "405 Method Not Allowed"),
         ("GET / HTTP/1.0\n\n", "200 OK"),
         ("GET /metrics?name=x HTTP/1.0\r\n\r\n", "200 OK"),
         ("GET /other HTTP/1.0\r\n\r\n", "404 Not Found"),

@@ -5,6 +5,7 @@ use tuntap_api::control::{Chain, Request};
 use crate::common::control::Control;
 use crate::common::emperor::{EMPEROR, Emperor, EmperorIni, V1, V2};
 use crate::common::link::Connection;
+use crate::common::packet;
 use crate::common::probe::pings_answered;
 use crate::common::processes::is_alive;
 use crate::common::uwsgi::{Subject, Uwsgi};
@@ -40,6 +41,33 @@ fn router_that_panics_is_replaced_and_its_vassals_go_on() {
     emperor.wait_for_stats("the vassal is attached", |stats| is_attached(stats, V1));
     connection.assert_passes();
     assert_eq!(emperor.vassal_pid("v1"), pid);
+}
+
+/// Who reports a fault has its place in the source from the log, and programs that read the log find it there.
+#[test]
+fn panic_is_told_in_the_form_of_the_log() {
+    for (format, is_json) in [("text", false), ("json", true)] {
+        let emperor = emperor()
+            .line(format!("tuntap-log-format = {format}"))
+            .line("env = RUST_BACKTRACE=0")
+            .line("env = UWSGI_TUNTAP_FAULT=router:{dir}/fault")
+            .start();
+        let mut peer = emperor.peer(V1);
+        ask_for_it(&emperor);
+        // A router that has nothing to do passes no point.
+        peer.send_packet(&packet::udp(V1, EMPEROR, 9, b"anything"));
+        emperor.log.wait_for("panic in the gateway callback; this router ends", wait::LONG);
+        let log = emperor.log.text();
+        let told: Vec<_> = log.lines().filter(|line| line.contains("the fault that was asked for")).collect();
+        let [line] = told.as_slice() else { panic!("one line is about the panic: {told:?}") };
+        if is_json {
+            let object: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            assert_eq!((object["event"].as_str(), object["level"].as_str()), (Some("panic"), Some("error")), "{line}");
+        } else {
+            assert!(line.starts_with("[uwsgi-tuntap] panic at crates/sys/src/faults.rs:"), "{line}");
+        }
+        assert!(!log.contains("RUST_BACKTRACE"), "{log}");
+    }
 }
 
 /// A request that makes the control thread panic costs its client the connection. Rules, numbers and packets stay.

@@ -2,21 +2,16 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::net::Shutdown;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use nix::sys::signal::{SigSet, Signal};
 use serde_json::value::RawValue;
 use tuntap_api::control::{CapturedPacket, Direction, Event, MAX_SNAP_LEN, Request, SNAP_LEN, Status};
 
 use crate::client::{Client, read};
+use crate::ending::Ending;
 use crate::failure::{Done, Failed};
 use crate::flows::Filter;
 use crate::pcap::{Format, Writer, comment};
@@ -77,7 +72,8 @@ impl Arguments {
         let request = Request::Capture { selector, filter, snap_len: Some(self.snaplen) };
         let mut client = session.connect()?;
         let status: Status = read(&client.ask(&Request::Status {})?)?;
-        let is_ended = end_with_signals(client.handle()?)?;
+        let ending = Ending::new(&client)?;
+        ending.with_signals()?;
         // A refusal comes before a file of that name is overwritten.
         client.ask(&request)?;
         let limit = self.count.unwrap_or(u64::MAX);
@@ -88,9 +84,10 @@ impl Arguments {
                         "a capture is no text for a terminal: --write FILE, or a pipe".to_owned(),
                     ));
                 }
+                ending.with_output(&io::stdout())?;
                 let output = BufWriter::new(&mut *session.output);
                 let writer = Writer::begin(output, self.format.unwrap_or_default(), &status.device, self.snaplen)?;
-                write_file(&mut client, writer, limit, &is_ended)
+                write_file(&mut client, writer, limit, &ending)
             }
             Some(file) => {
                 let failed =
@@ -102,38 +99,24 @@ impl Arguments {
                     .mode(FILE_MODE)
                     .open(&file)
                     .map_err(failed)?;
+                // It may be a named pipe.
+                ending.with_output(&opened)?;
                 let output = BufWriter::new(opened);
                 Writer::begin(output, self.format.unwrap_or_default(), &status.device, self.snaplen)
                     .map_err(Failed::Output)
-                    .and_then(|writer| write_file(&mut client, writer, limit, &is_ended))
-                    .map_err(|error| if let Failed::Output(error) = error { failed(error) } else { error })
+                    .and_then(|writer| write_file(&mut client, writer, limit, &ending))
+                    .map_err(|error| match error {
+                        // The reader of a named pipe has seen enough, as that of standard output.
+                        Failed::Output(error) if error.kind() != io::ErrorKind::BrokenPipe => failed(error),
+                        error => error,
+                    })
             }
-            None => show(&mut client, session, limit, &is_ended),
+            None => {
+                ending.with_output(&io::stdout())?;
+                show(&mut client, session, limit, &ending)
+            }
         }
     }
-}
-
-/// Has SIGINT and SIGTERM end the connection, so that a file is finished. A second signal ends the command at once.
-fn end_with_signals(connection: UnixStream) -> Result<Arc<AtomicBool>, Failed> {
-    let failed = |error: &dyn std::fmt::Display| Failed::Local(format!("signals can't be waited for: {error}"));
-    let is_ended = Arc::new(AtomicBool::new(false));
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
-    signals.thread_block().map_err(|error| failed(&error))?;
-    let is_told = Arc::clone(&is_ended);
-    let wait = move || {
-        if signals.wait().is_ok() {
-            let _ = signals.thread_unblock();
-            is_told.store(true, Ordering::Release);
-            // An error means that the router has ended it.
-            let _ = connection.shutdown(Shutdown::Both);
-        }
-        // A thread has to be there that a second signal finds unblocked.
-        loop {
-            thread::park();
-        }
-    };
-    thread::Builder::new().name("signals".to_owned()).spawn(wait).map_err(|error| failed(&error))?;
-    Ok(is_ended)
 }
 
 /// Writes packets until the limit or the end, and tells how many.
@@ -141,10 +124,10 @@ fn write_file<W: Write>(
     client: &mut Client,
     mut writer: Writer<W>,
     limit: u64,
-    is_ended: &AtomicBool,
+    ending: &Ending,
 ) -> Result<Done, Failed> {
     let mut packets = 0;
-    let result = write_packets(client, &mut writer, limit, is_ended, &mut packets);
+    let result = write_packets(client, &mut writer, limit, ending, &mut packets);
     let is_finished = writer.finish();
     let told = format!("{} captured, {} left out", counted(packets, "packet", "packets"), writer.left_out());
     // If standard error can't be written to, nobody wants to know.
@@ -156,7 +139,7 @@ fn write_packets<W: Write>(
     client: &mut Client,
     writer: &mut Writer<W>,
     limit: u64,
-    is_ended: &AtomicBool,
+    ending: &Ending,
     packets: &mut u64,
 ) -> Result<Done, Failed> {
     // Whoever reads it shall know at once that it has begun.
@@ -164,7 +147,7 @@ fn write_packets<W: Write>(
     while *packets < limit {
         let event = match client.next_event() {
             Ok(event) => event,
-            Err(_) if is_ended.load(Ordering::Acquire) => break,
+            Err(_) if ending.is_over() => break,
             Err(failed) => return Err(failed),
         };
         match serde_json::from_str(event.get()) {
@@ -187,12 +170,12 @@ fn write_packets<W: Write>(
 }
 
 /// Shows packets as lines until the limit or the end.
-fn show(client: &mut Client, session: &mut Session<'_>, limit: u64, is_ended: &AtomicBool) -> Result<Done, Failed> {
+fn show(client: &mut Client, session: &mut Session<'_>, limit: u64, ending: &Ending) -> Result<Done, Failed> {
     let mut packets = 0;
     while packets < limit {
         let event = match client.next_event() {
             Ok(event) => event,
-            Err(_) if is_ended.load(Ordering::Acquire) => break,
+            Err(_) if ending.is_over() => break,
             Err(failed) => return Err(failed),
         };
         let known = serde_json::from_str(event.get());

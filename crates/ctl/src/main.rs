@@ -6,6 +6,7 @@ mod change;
 mod client;
 mod completions;
 mod doctor;
+mod ending;
 mod failure;
 mod find;
 mod flows;

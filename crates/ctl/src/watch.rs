@@ -1,10 +1,12 @@
 //! `uwsgi-tuntap watch`: dropped packets as they occur.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::value::RawValue;
 use tuntap_api::control::{Direction, Dropped, Event, Request};
 
+use crate::ending::Ending;
 use crate::failure::{Done, Failed};
 use crate::flows::Filter;
 use crate::session::Session;
@@ -24,9 +26,15 @@ impl Arguments {
     /// See [`Failed`].
     pub fn run(self, session: &mut Session<'_>) -> Result<Done, Failed> {
         let mut client = session.connect()?;
+        let ending = Ending::new(&client)?;
+        ending.with_output(&io::stdout())?;
         client.subscribe(&Request::Watch { filter: self.filter.into() })?;
         loop {
-            let event = client.next_event()?;
+            let event = match client.next_event() {
+                Ok(event) => event,
+                Err(_) if ending.is_over() => return Ok(Done::Well),
+                Err(failed) => return Err(failed),
+            };
             let line = if session.common.json { event.get().to_owned() } else { line(&event) };
             writeln!(session.output, "{line}")?;
             // Whoever reads it shall have it now.

@@ -2,6 +2,9 @@
 
 use std::str;
 
+/// The type of what is told besides documents.
+pub const PLAIN: &str = "text/plain; charset=utf-8";
+
 /// How a request is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -13,6 +16,8 @@ pub enum Status {
     NotFound,
     /// Documents can only be read.
     MethodNotAllowed,
+    /// The request's head is longer than anybody needs (RFC 6585, section 5).
+    HeadTooLong,
 }
 
 impl Status {
@@ -22,6 +27,7 @@ impl Status {
             Self::BadRequest => "400 Bad Request",
             Self::NotFound => "404 Not Found",
             Self::MethodNotAllowed => "405 Method Not Allowed\r\nAllow: GET, HEAD",
+            Self::HeadTooLong => "431 Request Header Fields Too Large",
         }
     }
 }

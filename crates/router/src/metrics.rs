@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::event_loop::EventLoop;
-use super::http::{Request, Status, response};
+use super::http::{PLAIN, Request, Status, response};
 use super::stats::drop_counts;
 use tuntap_api::metrics::{Departed, Format, Metrics, RuleTotals};
 use tuntap_core::policy::counters::CounterSlot;
@@ -12,8 +12,6 @@ use tuntap_core::policy::pattern::RuleId;
 
 /// Where the metrics are. What else is asked for isn't there.
 const PATHS: [&str; 2] = ["/metrics", "/"];
-
-const PLAIN: &str = "text/plain; charset=utf-8";
 
 impl EventLoop<'_> {
     /// Serves clients of the metrics: one that can be read or written, or new ones.

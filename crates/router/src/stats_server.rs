@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use super::Listening;
+use super::http::{self, Status};
 use super::token::Token;
 use tuntap_sys::socket;
 
@@ -16,6 +17,9 @@ const MAX_CLIENTS: usize = 16;
 
 /// The maximum length of an HTTP request's head in bytes.
 const MAX_REQUEST_LEN: usize = 4096;
+
+/// The most reads of what nobody wants.
+const MAX_DISCARDS: usize = 16;
 
 /// Connections that are accepted in one turn. Each gets a document, which takes long to make if there are many peers.
 /// Packets are handled in between.
@@ -152,12 +156,16 @@ impl Client {
     fn advance(&mut self, deadline: Instant, respond: Respond<'_>) -> Next {
         if let State::Request(request) = &mut self.state {
             match read_request(self.fd.as_fd(), request) {
-                Some(true) => {
+                Read::Complete => {
                     let response = respond(Some(request.as_slice()));
                     self.state = State::Response(response, 0);
                 }
-                Some(false) => return Next::Wait(EpollFlags::EPOLLIN),
-                None => return Next::Close,
+                Read::TooLong => {
+                    let told = format!("The head of the request is longer than {MAX_REQUEST_LEN} bytes.\n");
+                    self.state = State::Response(http::response(Status::HeadTooLong, http::PLAIN, &told, false), 0);
+                }
+                Read::Part => return Next::Wait(EpollFlags::EPOLLIN),
+                Read::Failed => return Next::Close,
             }
         }
         let State::Response(response, written) = &mut self.state else { return Next::Close };
@@ -172,30 +180,56 @@ impl Client {
                 Err(_) => return Next::Close,
             }
         }
+        discard(self.fd.as_fd());
         Next::Close
     }
 }
 
-/// Reads more of a request. Returns true if its head is complete; `None` if the client is to be closed.
-fn read_request(fd: BorrowedFd<'_>, request: &mut Vec<u8>) -> Option<bool> {
+/// Reads what has come beyond a request's head, up to a length: a connection that is closed before is reset, and the client may
+/// lose its response (RFC 9112, section 9.6).
+fn discard(fd: BorrowedFd<'_>) {
+    let mut buffer = [0; MAX_REQUEST_LEN];
+    for _ in 0..MAX_DISCARDS {
+        match socket::recv(fd, &mut buffer) {
+            Ok(0) => return,
+            Err(error) if error != Errno::EINTR => return,
+            _ => {}
+        }
+    }
+}
+
+/// What has come of a request.
+enum Read {
+    /// Its whole head.
+    Complete,
+    /// More than a head may have.
+    TooLong,
+    /// A part of its head.
+    Part,
+    /// The client is gone.
+    Failed,
+}
+
+/// Reads more of a request.
+fn read_request(fd: BorrowedFd<'_>, request: &mut Vec<u8>) -> Read {
     let mut buffer = [0; MAX_REQUEST_LEN];
     loop {
         match socket::recv(fd, &mut buffer) {
-            Ok(0) => return None,
+            Ok(0) => return Read::Failed,
             Ok(count) => {
                 request.extend_from_slice(&buffer[..count]);
                 let complete = request.windows(4).any(|bytes| bytes == b"\r\n\r\n")
                     || request.windows(2).any(|bytes| bytes == b"\n\n");
                 if complete {
-                    return Some(true);
+                    return Read::Complete;
                 }
                 if request.len() > MAX_REQUEST_LEN {
-                    return None;
+                    return Read::TooLong;
                 }
             }
             Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => return Some(false),
-            Err(_) => return None,
+            Err(Errno::EAGAIN) => return Read::Part,
+            Err(_) => return Read::Failed,
         }
     }
 }

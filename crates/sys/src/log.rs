@@ -93,6 +93,7 @@ events! {
     ReloadLoss = "reload-loss", Warning, "something doesn't survive a reload, and is made anew";
     ReloadChanges = "reload-changes", Warning, "a reload can't apply what was changed";
     Fatal = "fatal", Error, "the start fails, or the process can't go on; the line has the reason";
+    Panic = "panic", Error, "a fault in the plugin itself: its place in the source, and why; please report it";
     HostChanged = "host-changed", Info, "a setting of the host was changed, or put back";
     HostMended = "host-mended", Info, "what somebody else had changed on the host is as it was";
     HostLeftAlone = "host-left-alone", Warning, "what somebody else changes again and again is left alone for a while";

@@ -38,7 +38,8 @@ struct Part {
     name: String,
     what: String,
     bytes: Vec<u8>,
-    is_cut: bool,
+    /// What is said of it if it isn't whole.
+    cut: &'static str,
 }
 
 /// What is collected.
@@ -51,16 +52,32 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Adds a part, or as much of it as there is room for. Of logs the end matters, of other things the beginning.
+    /// Adds a part, or as much of its beginning as there is room for.
     pub fn add(&mut self, name: impl Into<String>, what: impl Into<String>, text: &str) {
-        let room = MAX_PART.min(MAX_ALL - self.size);
-        let mut end = text.len().min(room);
+        let mut end = text.len().min(self.room());
         while !text.is_char_boundary(end) {
             end -= 1;
         }
-        self.size += end;
-        let bytes = text.as_bytes()[..end].to_vec();
-        self.parts.push(Part { name: name.into(), what: what.into(), bytes, is_cut: end < text.len() });
+        let cut = if end < text.len() { " (the beginning: there is more)" } else { "" };
+        self.push(name.into(), what.into(), &text[..end], cut);
+    }
+
+    /// Adds the last lines of a log, as many as there is room for.
+    pub fn add_log(&mut self, name: impl Into<String>, what: impl Into<String>, text: &str) {
+        let beyond = text.len().saturating_sub(self.room());
+        let is_end = |place: usize| text.as_bytes()[place - 1] == b'\n';
+        let start = (beyond..=text.len()).find(|place| *place == 0 || is_end(*place)).unwrap_or(text.len());
+        let cut = if start > 0 { " (the end: there was more)" } else { "" };
+        self.push(name.into(), what.into(), &text[start..], cut);
+    }
+
+    fn room(&self) -> usize {
+        MAX_PART.min(MAX_ALL - self.size)
+    }
+
+    fn push(&mut self, name: String, what: String, text: &str, cut: &'static str) {
+        self.size += text.len();
+        self.parts.push(Part { name, what, bytes: text.as_bytes().to_vec(), cut });
     }
 
     /// Notes that something isn't there.
@@ -80,9 +97,8 @@ impl Archive {
     pub fn contents(&self) -> String {
         let mut table = Table::new(&[("FILE", Kind::Word), ("SIZE", Kind::Number), ("WHAT", Kind::Word)]);
         for part in &self.parts {
-            let cut = if part.is_cut { " (the beginning: there is more)" } else { "" };
             let size = Bytes(part.bytes.len() as u64).to_string();
-            table.row([escaped(&part.name), size, escaped(&part.what) + cut]);
+            table.row([escaped(&part.name), size, escaped(&part.what) + part.cut]);
         }
         let mut text = table.render(None);
         if !self.missing.is_empty() {
@@ -132,8 +148,22 @@ mod tests {
             archive.add(format!("{number}"), "text", &text);
         }
         assert_eq!(archive.parts.iter().map(|part| part.bytes.len()).sum::<usize>(), MAX_ALL);
-        assert!(archive.parts.iter().all(|part| part.is_cut && std::str::from_utf8(&part.bytes).is_ok()));
+        assert!(archive.parts.iter().all(|part| !part.cut.is_empty() && std::str::from_utf8(&part.bytes).is_ok()));
         assert!(archive.contents().contains(" 0 B  text (the beginning: there is more)"));
+    }
+
+    /// What happened last is what a report is about.
+    #[test]
+    fn logs_keep_their_last_lines() {
+        let mut archive = Archive::default();
+        let line = "é".repeat(99) + "\n";
+        archive.add_log("a", "log", &(line.repeat(MAX_PART / line.len() + 1) + "last\n"));
+        archive.add_log("b", "log", "short\n");
+        archive.add_log("c", "log", &"x".repeat(MAX_PART + 1));
+        let text = |number: usize| std::str::from_utf8(&archive.parts[number].bytes).expect("whole characters");
+        assert!(text(0).starts_with('é') && text(0).ends_with("é\nlast\n") && text(0).len() > MAX_PART - 300);
+        assert_eq!((text(1), text(2)), ("short\n", ""));
+        assert!(archive.contents().contains("log (the end: there was more)"), "{}", archive.contents());
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::top::Sources;
 
 use archive::{Archive, MAX_PART, file_name};
 use open::Opened;
+use program::Kept;
 use redact::Secrets;
 
 /// Most routers that are asked.
@@ -101,8 +102,13 @@ impl Arguments {
         for (number, router) in routers.into_iter().enumerate() {
             collection.router(number, router);
         }
-        self.log.iter().for_each(|file| collection.log_file(file));
-        self.journal.iter().for_each(|unit| collection.journal(unit));
+        if self.log.is_empty() && self.journal.is_empty() {
+            collection
+                .archive
+                .miss("last lines of logs", "name the log with --log, or a unit of systemd with --journal");
+        }
+        self.log.iter().enumerate().for_each(|(number, file)| collection.log_file(number, file));
+        self.journal.iter().enumerate().for_each(|(number, unit)| collection.journal(number, unit));
 
         let contents = collection.archive.contents();
         if self.output.as_deref() == Some(Path::new(STANDARD)) {
@@ -132,6 +138,12 @@ fn find_routers(sources: &Sources, common: &Common, archive: &mut Archive) -> Ve
         archive.miss(what, &failed.to_string());
         Vec::new()
     });
+    if sockets.len() > MAX_ROUTERS {
+        archive.miss(
+            what,
+            &format!("only the first {MAX_ROUTERS} of {} are in it: --control names another", sockets.len()),
+        );
+    }
     let mut routers = Vec::new();
     for socket in sockets.into_iter().take(MAX_ROUTERS) {
         let master = control::connect(&socket).map_or(0, |connection| connection.pid);
@@ -288,21 +300,31 @@ impl Collection {
         Ok(value)
     }
 
-    fn log_file(&mut self, path: &Path) {
+    /// Vassals' logs may all have one name, in folders of their own.
+    fn log_file(&mut self, number: usize, path: &Path) {
         let what = format!("last lines about the plugin in {}", path.display());
         let name = path.file_name().map(|name| file_name(&name.to_string_lossy())).unwrap_or_default();
-        let read = Opened::new(path).and_then(|opened| opened.tail(LOG_TAIL));
-        let text = read.map(|(bytes, _)| self.log_lines(&String::from_utf8_lossy(&bytes)));
-        self.archive.add_result(&format!("logs/{name}"), &what, text);
+        let text = Opened::new(path).and_then(|opened| opened.tail(LOG_TAIL));
+        let text = text.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned());
+        self.log(&format!("{number:03}-{name}"), what, text);
     }
 
-    fn journal(&mut self, unit: &str) {
+    fn journal(&mut self, number: usize, unit: &str) {
         let what = format!("last lines about the plugin in the journal of {unit}");
         let mut command = Command::new("journalctl");
         command.args(["--quiet", "--no-pager", "--output=short-iso", "--lines", JOURNAL_LINES]);
         command.arg(format!("--unit={unit}"));
-        let text = self.program(&mut command).map(|text| self.log_lines(&text));
-        self.archive.add_result(&format!("logs/journal-{}", file_name(unit)), &what, text);
+        let text = self.output(&mut command, Kept::Last);
+        self.log(&format!("{number:03}-journal-{}", file_name(unit)), what, text);
+    }
+
+    /// Adds what a log says of the plugin. One that says nothing is hardly the one that was meant.
+    fn log(&mut self, name: &str, what: String, text: Result<String, String>) {
+        match text.map(|text| self.log_lines(&text)) {
+            Ok(text) if text.is_empty() => self.archive.miss(what, "no line of it is about the plugin"),
+            Ok(text) => self.archive.add_log(format!("logs/{name}"), what, &text),
+            Err(why) => self.archive.miss(what, &why),
+        }
     }
 
     /// Lines about the plugin, the last ones of many, without secrets. All others are the applications' own.
@@ -314,7 +336,11 @@ impl Collection {
 
     /// What a program prints, without secrets.
     fn program(&self, command: &mut Command) -> Result<String, String> {
-        program::run(command, MAX_PART as u64, self.timeout).map(|text| self.secrets.lines(&text))
+        self.output(command, Kept::First)
+    }
+
+    fn output(&self, command: &mut Command, kept: Kept) -> Result<String, String> {
+        program::run(command, MAX_PART, kept, self.timeout).map(|text| self.secrets.lines(&text))
     }
 }
 

@@ -84,6 +84,17 @@ fn several_routers_are_told_and_chosen_by_device_or_path() {
     });
 }
 
+/// Who reads a report must not take the routers in it for all of them.
+#[test]
+fn report_says_how_many_routers_it_lacks() {
+    alone(|| {
+        let _routers: Vec<_> = (0..9).map(|number| router(&format!("emperor{number}"))).collect();
+        let output = run(&["support", "--uwsgi", "true", "--output", "-"]);
+        let told = text(&output.stderr);
+        assert!(told.contains("routers: only the first 8 of 9 are in it: --control names another"), "{told}");
+    });
+}
+
 #[test]
 fn router_that_refuses_its_status_is_one() {
     alone(|| {

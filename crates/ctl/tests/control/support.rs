@@ -148,10 +148,10 @@ fn archive_has_everything_but_secrets() {
         &["WRONG (left out) --plugins-dir /nowhere --plugin tuntap --tuntap-doctor ", "ended with Some(1)"],
     );
     has(
-        "logs/uwsgi.log",
+        "logs/000-uwsgi.log",
         &["peer 10.137.0.2 joined", "peer 10.137.0.3 left", "*** Starting uWSGI", "amqp://(left out)"],
     );
-    assert!(!files["logs/uwsgi.log"].contains("login"));
+    assert!(!files["logs/000-uwsgi.log"].contains("login"));
     for (name, wanted) in [
         ("statistics.json", "\"drops\""),
         ("status.json", "\"generation\": 7"),
@@ -204,7 +204,13 @@ fn archive_is_new_and_its_owners_alone() {
 
     let output = router.run(&["support", "--uwsgi", &uwsgi, "-o", "-"]);
     assert!(files(&output.stdout).contains_key("versions.txt"));
-    assert!(text(&output.stderr).contains("versions.txt"));
+    let told = text(&output.stderr);
+    assert!(told.contains("versions.txt"));
+    // Whoever reads it would miss the log most.
+    assert!(
+        told.contains("last lines of logs: name the log with --log, or a unit of systemd with --journal"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -219,14 +225,37 @@ fn journal_is_asked_for_the_unit() {
     let output = command().args(arguments).env("UWSGI_TUNTAP_CONTROL", &router.socket).env("PATH", path).output();
     let output = output.expect("the command starts");
     let files = files(&output.stdout);
-    let log = &files["logs/journal-uwsgi_a.service"];
+    let log = &files["logs/000-journal-uwsgi_a.service"];
     assert!(
         log.starts_with(&format!("{line}[tuntap-router] --quiet ")) && log.ends_with(" --unit=uwsgi@a.service\n"),
         "{log}"
     );
     // No name is an option.
-    assert!(files["logs/journal--x"].ends_with(" --unit=-x\n"), "{files:#?}");
+    assert!(files["logs/001-journal--x"].ends_with(" --unit=-x\n"), "{files:#?}");
     assert!(files.values().all(|text| !text.contains("s3cret-application")), "{files:#?}");
+}
+
+/// Vassals' logs have one name in folders of their own, and units may differ in what a file's name can't have.
+#[test]
+fn logs_of_one_name_are_all_there() {
+    let router = router();
+    let mut arguments = vec!["support".to_owned(), "--uwsgi=true".to_owned(), "--output=-".to_owned()];
+    for name in ["one", "two"] {
+        let folder = router.folder().join(name);
+        fs::create_dir(&folder).expect("own folder");
+        fs::write(folder.join("uwsgi.log"), format!("[uwsgi-tuntap] line of {name}\n")).expect("own folder");
+        arguments.push(format!("--log={}", folder.join("uwsgi.log").display()));
+    }
+    let other = router.file("other.log", "GET / => 200\n");
+    arguments.push(format!("--log={other}"));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let files = files(&router.run(&arguments).stdout);
+    // Whoever has named the wrong one is told.
+    let told = format!("last lines about the plugin in {other}: no line of it is about the plugin");
+    assert!(files["CONTENTS.txt"].contains(&told), "{}", files["CONTENTS.txt"]);
+    for (number, name) in ["one", "two"].into_iter().enumerate() {
+        assert_eq!(files[&format!("logs/00{number}-uwsgi.log")], format!("[uwsgi-tuntap] line of {name}\n"));
+    }
 }
 
 /// What a vassal's user may change leads nowhere, and isn't executed.
@@ -286,7 +315,7 @@ fn what_is_missing_is_told_and_nothing_waits_for_ever() {
         assert!(contents.contains(wanted), "{wanted}:\n{contents}");
     }
     assert!(files["versions.txt"].contains("it didn't end within 1 s"));
-    assert_eq!(files["logs/log"].lines().count(), 2000);
+    assert_eq!(files["logs/000-log"].lines().count(), 2000);
 
     let nowhere =
         command().args(["support", "--control", "/nowhere/x.control", "-o", "-"]).output().expect("it starts");
