@@ -1,5 +1,6 @@
 //! Deaths, and what is done to pairs. Packets go by the router then, and no connection is lost.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use nix::sys::signal::Signal;
@@ -29,6 +30,66 @@ fn pairs(host: &Netns) -> usize {
 fn assert_nothing_left(host: &Netns) {
     wait::until_true("no pair is left", wait::LONG, || pairs(host) == 0);
     wait::until_true("no table is left", wait::LONG, || !host.sh("nft list tables").contains("tuntap"));
+}
+
+/// The pairs at the host, and the chains that guard them, each by its device.
+fn guarded(host: &Netns) -> (BTreeSet<String>, Vec<String>) {
+    let links = host.sh("ip -o link show type veth");
+    let devices = links.lines().filter_map(|line| line.split(": ").nth(1)?.split('@').next().map(str::to_owned));
+    // nft before 1.0.7 leaves the device out of its JSON.
+    let listed = host.sh("nft list chains netdev");
+    let chains = listed.lines().filter_map(|line| {
+        let (device, rest) = line.trim().strip_prefix("type filter hook ingress device \"")?.split_once('"')?;
+        rest.ends_with("policy drop;").then(|| device.to_owned())
+    });
+    (devices.collect(), chains.collect())
+}
+
+/// Each pair has one chain, and no chain has been left by a pair of before.
+#[track_caller]
+fn assert_guarded(host: &Netns, count: usize) {
+    wait::until_true("each pair has its guard", wait::LONG, || {
+        let (devices, chains) = guarded(host);
+        devices.len() == count && chains.len() == count && devices == chains.into_iter().collect()
+    });
+}
+
+#[test]
+fn pairs_are_guarded_after_deaths_and_reloads() {
+    let mut emperor = start(emperor());
+    let mark = emperor.log.mark();
+    let inis = [("v1", V1, V1_6), ("v2", V2, V2_6)].map(|(name, own, own_6)| vassal(name, own, own_6));
+    inis.iter().for_each(|ini| drop(emperor.start_attached(ini)));
+    for what in ["start", "pair process", "router", "both", "pair", "reload"] {
+        if ["pair process", "both"].contains(&what) {
+            let before = pair_processes(&emperor);
+            send(*before.last().expect("there is one"), Signal::SIGKILL);
+            wait::until_true("there is a new one", wait::LONG, || pair_processes(&emperor).len() > before.len());
+        }
+        if ["router", "both"].contains(&what) {
+            emperor.kill_router();
+        }
+        if what == "reload" {
+            let mark = emperor.log.mark();
+            emperor.signal(Signal::SIGHUP);
+            ["v1", "v2"].iter().for_each(|name| emperor.wait_until_ready(mark, name));
+        }
+        if what == "pair" {
+            emperor.vassal_net("v1").sh("ip link del tv0");
+            assert_guarded(&emperor.netns, 1);
+            continue;
+        }
+        for (name, address) in [("v1", V1), ("v2", V2)] {
+            let net = emperor.vassal_net(name);
+            Datagrams::open(&net, address, &emperor.netns, EMPEROR).until_in_kernel(&net);
+        }
+        assert_guarded(&emperor.netns, 2);
+    }
+    let told = emperor.log.since(mark);
+    assert!(!told.contains("pairs of devices are left") && !told.contains("nftables:"), "{told}");
+    emperor.signal(Signal::SIGINT);
+    emperor.wait_for_exit();
+    assert_nothing_left(&emperor.netns);
 }
 
 #[test]

@@ -49,8 +49,9 @@ pub(super) const MIN_EXPENSIVE_WRITES: u32 = 4;
 /// They may take as long as reading so many of the longest packets may cost.
 const ANSWERS: u64 = 8;
 
-/// For all peers together, such answers may take this fraction (1/n) of the router's time, and so many nanoseconds at once. What is beyond
-/// that counts: then the peer's packets take the router's way for a while, and its writes include no answers.
+/// For all peers together, such answers may take this fraction (1/n) of the router's time, and so many nanoseconds at once. They share it
+/// equally, so that no peer can use up what others need. What is beyond a peer's share counts: then its packets take the router's way for a
+/// while, and its writes include no answers.
 const ANSWERS_PART: u64 = 20;
 const ANSWERS_NANOS: u64 = 2_000_000;
 
@@ -182,9 +183,9 @@ pub struct WorkMeter {
     /// The number of half-lives since the start.
     epoch: u32,
     debt: Debt,
-    /// The time of writes that is taken to be that of packets which the peers have sent in the kernel meanwhile.
-    answers: Debt,
     sharers: Sharers,
+    /// The peers whose writes have included packets that they sent in the kernel.
+    answerers: Sharers,
 }
 
 impl WorkMeter {
@@ -198,8 +199,8 @@ impl WorkMeter {
             epoch_start: now,
             epoch: 0,
             debt: Debt::new(now),
-            answers: Debt::new(now),
             sharers: Sharers::new(now),
+            answerers: Sharers::new(now),
         }
     }
 
@@ -227,14 +228,6 @@ impl WorkMeter {
             self.read.add(took, excess);
         }
         self.reads.record(len, took);
-    }
-
-    /// Returns how many nanoseconds of a write's excess are taken to be those of its peer's answers in the kernel.
-    fn forgive_answers(&mut self, excess: u64, now: Instant) -> u64 {
-        let left = ANSWERS_NANOS.saturating_sub(self.answers.settle(now, ANSWERS_PART));
-        let forgiven = excess.min(left).min(ANSWERS * self.reads.allowance(usize::MAX).unwrap_or_default());
-        self.answers.add(forgiven);
-        forgiven
     }
 
     /// Starts an alert after a slow read or write. Returns the nanoseconds for which the thread ran in it, or 0 if that
@@ -298,7 +291,35 @@ pub struct WriteMeter {
     saved: u64,
     /// True if a write has taken more than it may since somebody has asked.
     has_excess: bool,
+    answers: Option<Box<Answers>>,
     expenses: Option<Box<Expenses>>,
+}
+
+/// The time of writes that is taken to be that of packets which the peer has sent in the kernel meanwhile.
+#[derive(Debug)]
+struct Answers {
+    debt: Debt,
+    /// The last [`Sharers::window`] in which there was such a write.
+    window: Option<u64>,
+}
+
+impl Answers {
+    const fn new(now: Instant) -> Self {
+        Self { debt: Debt::new(now), window: None }
+    }
+
+    /// Returns how many nanoseconds of a write's excess are taken to be those of answers.
+    fn forgive(&mut self, work: &mut WorkMeter, excess: u64, now: Instant) -> u64 {
+        let window = work.answerers.window(now);
+        if self.window.replace(window) != Some(window) {
+            work.answerers.join();
+        }
+        let sharers = work.answerers.count(now);
+        let left = (ANSWERS_NANOS / sharers).saturating_sub(self.debt.settle(now, ANSWERS_PART * sharers));
+        let forgiven = excess.min(left).min(ANSWERS * work.reads.allowance(usize::MAX).unwrap_or_default());
+        self.debt.add(forgiven);
+        forgiven
+    }
 }
 
 /// The expensive writes to a peer, and its debts.
@@ -364,7 +385,10 @@ impl WriteMeter {
         }
         let excess = match meanwhile {
             Meanwhile::Nothing => excess,
-            Meanwhile::PeerSends => excess - work.forgive_answers(excess, end),
+            Meanwhile::PeerSends => {
+                let answers = self.answers.get_or_insert_with(|| Box::new(Answers::new(end)));
+                excess - answers.forgive(work, excess, end)
+            }
         };
         if excess == 0 {
             return CostRating::Usual;
@@ -565,7 +589,6 @@ mod tests {
         }
     }
 
-    /// A hypervisor stops a machine now and then.
     /// An acknowledgement may set off packets that pass in the kernel, within its write.
     #[test]
     fn what_a_peer_sends_in_the_kernel_is_not_the_cost_of_writes() {
@@ -592,6 +615,27 @@ mod tests {
         assert!(scene.limited > 0 && scene.detached);
     }
 
+    /// One peer's writes take more than may be forgiven to all, but not so much that it is limited.
+    #[test]
+    fn no_peer_uses_up_what_others_answers_may_take() {
+        let mut scene = Scene::new();
+        scene.meanwhile = Meanwhile::PeerSends;
+        let mut greedy = WriteMeter::default();
+        scene.spend(2, |scene, index| {
+            std::mem::swap(&mut scene.peer, &mut greedy);
+            scene.write(60, 100 * SHORT);
+            std::mem::swap(&mut scene.peer, &mut greedy);
+            // The acknowledgements of a transfer in the kernel.
+            if index % 2 == 0 {
+                scene.write(60, 45 * SHORT);
+                assert_eq!(scene.suspicion(), None, "write {index}");
+            }
+            scene.now += Duration::from_millis(1);
+        });
+        assert!(greedy.take_suspicion(&mut scene.work, scene.now).is_some());
+    }
+
+    /// A hypervisor stops a machine now and then.
     #[test]
     fn single_stops_in_busy_writes_limit_nobody() {
         let mut scene = Scene::new();
