@@ -142,13 +142,16 @@ pub struct Host {
 pub struct Hosts {
     hosts: Vec<Host>,
     pub switch: Switch,
+    /// Whether each BIRD notices within a third of a second that another is gone (BFD). On a machine with much else to do it takes one for
+    /// gone that is slow, and forgets its routes.
+    pub bfd: bool,
 }
 
 impl Hosts {
     pub fn new(count: u8) -> Self {
         let switch = Switch::new();
         let hosts = (1..=count).map(|number| Host::new(number, &switch)).collect();
-        Self { hosts, switch }
+        Self { hosts, switch, bfd: true }
     }
 
     /// Starts BIRD on all hosts, and waits until they know each other. It takes the addresses of vassals from each router.
@@ -162,7 +165,8 @@ impl Hosts {
     pub fn start_birds_telling(&mut self, all_told: &[(u8, &[Told])]) {
         let all: Vec<u8> = self.iter().map(|host| host.number).collect();
         for host in &mut self.hosts {
-            let config = bird_config(&host.bird_config(&all)).expect("a valid configuration");
+            let config = BirdConfig { bfd: self.bfd, ..host.bird_config(&all) };
+            let config = bird_config(&config).expect("a valid configuration");
             let told = all_told.iter().find(|(number, _)| *number == host.number).map_or(&[][..], |(_, told)| *told);
             host.start_bird(&telling(&config, told));
         }

@@ -95,6 +95,7 @@ fn hosts_with_trunks_are_upgraded_one_by_one() {
 #[test]
 fn hosts_with_routes_are_upgraded_one_by_one_and_lose_none() {
     let mut hosts = Hosts::new(3);
+    hosts.bfd = false;
     start(&mut hosts, |hosts, number| hosts.host(number).ini_with_routes());
     hosts.start_birds();
     hosts.wait_for_feeds();
