@@ -145,11 +145,7 @@ fn write_packets<W: Write>(
     // Whoever reads it shall know at once that it has begun.
     writer.flush()?;
     while *packets < limit {
-        let event = match client.next_event() {
-            Ok(event) => event,
-            Err(_) if ending.is_over() => break,
-            Err(failed) => return Err(failed),
-        };
+        let Some(event) = ending.next_event(client)? else { break };
         match serde_json::from_str(event.get()) {
             Ok(Event::Packet(packet)) => {
                 let bytes = STANDARD.decode(&packet.data).map_err(|error| {
@@ -173,11 +169,7 @@ fn write_packets<W: Write>(
 fn show(client: &mut Client, session: &mut Session<'_>, limit: u64, ending: &Ending) -> Result<Done, Failed> {
     let mut packets = 0;
     while packets < limit {
-        let event = match client.next_event() {
-            Ok(event) => event,
-            Err(_) if ending.is_over() => break,
-            Err(failed) => return Err(failed),
-        };
+        let Some(event) = ending.next_event(client)? else { break };
         let known = serde_json::from_str(event.get());
         packets += u64::from(matches!(known, Ok(Event::Packet(_))));
         let line = if session.common.json { event.get().to_owned() } else { line(known.ok(), &event) };

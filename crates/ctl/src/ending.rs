@@ -11,6 +11,7 @@ use std::thread;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
+use serde_json::value::RawValue;
 
 use crate::client::Client;
 use crate::failure::Failed;
@@ -31,9 +32,15 @@ impl Ending {
         Ok(Self { connection: Arc::new(client.handle()?), is_over: Arc::default() })
     }
 
-    /// True if the connection was ended here, and not by the router.
-    pub fn is_over(&self) -> bool {
-        self.is_over.load(Ordering::Acquire)
+    /// Waits for the next event. Returns `None` if the connection was ended here, and not by the router.
+    ///
+    /// # Errors
+    /// See [`Client::next_event`].
+    pub fn next_event(&self, client: &mut Client) -> Result<Option<Box<RawValue>>, Failed> {
+        match client.next_event() {
+            Err(_) if self.is_over.load(Ordering::Acquire) => Ok(None),
+            event => event.map(Some),
+        }
     }
 
     fn end(&self) {

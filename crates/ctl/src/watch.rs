@@ -30,11 +30,7 @@ impl Arguments {
         ending.with_output(&io::stdout())?;
         client.subscribe(&Request::Watch { filter: self.filter.into() })?;
         loop {
-            let event = match client.next_event() {
-                Ok(event) => event,
-                Err(_) if ending.is_over() => return Ok(Done::Well),
-                Err(failed) => return Err(failed),
-            };
+            let Some(event) = ending.next_event(&mut client)? else { return Ok(Done::Well) };
             let line = if session.common.json { event.get().to_owned() } else { line(&event) };
             writeln!(session.output, "{line}")?;
             // Whoever reads it shall have it now.
