@@ -30,6 +30,10 @@ const NAME: &str = "tv%d";
 /// The longest packet of a pair in bytes, which is more than any TUN device has: what fits the device fits the pair.
 const MTU: u32 = 65_535;
 
+/// The same while the pair is made: less than IPv6 takes (RFC 8200, section 5). The kernel has a device join groups of IPv6 as soon as it
+/// has IPv6, and tells its neighbour of them (RFC 3810), if it has multicast then; new devices have.
+const FIRST_MTU: u32 = 1279;
+
 /// Indexes of pairs have their places in their lower bits. The others are random, since both namespaces must have them free, and far
 /// above those that the kernel gives itself.
 const FIRST_INDEX: u32 = 0x1000_0000;
@@ -127,6 +131,9 @@ pub enum PairError {
     /// The kernel refuses the memory of a map.
     #[error("a BPF map: {0}")]
     Map(Errno),
+    /// The kernel doesn't tell of what happens to it.
+    #[error("watching a pair: {0}")]
+    Watch(Errno),
     /// There are as many pairs as there may be.
     #[error("there are {MAX_PAIRS} pairs already")]
     Full,
@@ -205,6 +212,8 @@ pub struct Pairs<'a> {
     /// `None` if the kernel has no nftables.
     guard: Option<Guard>,
     places: Places,
+    /// Pairs that could not be removed.
+    left: Vec<Index>,
     indexes: RandomState,
     made: u64,
 }
@@ -217,9 +226,15 @@ pub fn group_of(device: &str) -> u32 {
     GROUPS | (hash >> 16 ^ hash & 0xffff)
 }
 
+/// The group in which pairs of a group are that are about to be removed.
+const fn trash_of(group: u32) -> u32 {
+    TRASH | group & 0xffff
+}
+
 /// Removes all pairs of the router with this device from the namespace of the calling thread, whoever has made them. There may be none.
 pub fn remove_all(device: &str) -> Result<(), NetlinkError> {
-    Netlink::open()?.remove_group(group_of(device))
+    let (group, mut netlink) = (group_of(device), Netlink::open()?);
+    [group, trash_of(group)].into_iter().try_for_each(|group| netlink.remove_group(group))
 }
 
 impl<'a> Pairs<'a> {
@@ -242,6 +257,7 @@ impl<'a> Pairs<'a> {
             host_out: None,
             guard,
             places: Places::new(maps)?,
+            left: Vec::new(),
             indexes: RandomState::new(),
             made: 0,
         })
@@ -255,8 +271,11 @@ impl<'a> Pairs<'a> {
         if let Some((device, Entry::Filter)) = self.host_out.take() {
             self.netlink.remove_filter(device, Hook::Egress)?;
         }
-        self.netlink.remove_group(self.group)?;
+        for group in [self.group, trash_of(self.group)] {
+            self.netlink.remove_group(group)?;
+        }
         self.places.clear();
+        self.left.clear();
         Ok(self.guard.as_mut().map_or(Ok(()), Guard::clear)?)
     }
 
@@ -283,10 +302,8 @@ impl<'a> Pairs<'a> {
         let index = self.make_veth(namespace.as_fd())?;
         let made = self.furnish(index, &tun, namespace.as_fd());
         if made.is_err() {
-            // If this fails, the next start removes it. Its end at the host is down, or has its program.
-            let _ = self.netlink.remove_link(index);
-            let _ = self.guard.as_mut().map_or(Ok(()), |guard| guard.remove(&[index]));
-            self.places.release(index);
+            // If this fails, the next removal does it. Its end at the host is down, or has its program.
+            let _ = self.discard(vec![index]);
         }
         made
     }
@@ -294,7 +311,7 @@ impl<'a> Pairs<'a> {
     /// Puts the programs on a pair, and sets it up.
     fn furnish(&mut self, index: Index, tun: &Tun, namespace: BorrowedFd<'_>) -> Result<Pair, PairError> {
         let up = LinkChange { up: Some(true), ..LinkChange::default() };
-        without_addresses(&mut self.netlink, index)?;
+        widen(&mut self.netlink, index)?;
         let has_filters = self.hooks.attach(&mut self.netlink, &self.programs.host_in, index)?;
         if let Some(guard) = &mut self.guard {
             guard.add(index, &self.netlink.link_at(index)?.name)?;
@@ -306,7 +323,7 @@ impl<'a> Pairs<'a> {
             let name = tun.current_name().map_err(PairError::Namespace)?;
             let device = netlink.link(&name)?.index;
             self.places.set(index, device);
-            without_addresses(&mut netlink, index)?;
+            widen(&mut netlink, index)?;
             hooks.attach(&mut netlink, &programs.peer_in, index)?;
             netlink.set_link(index, up)?;
             let entry = hooks.enter(&mut netlink, &programs.peer_out, device)?;
@@ -329,7 +346,7 @@ impl<'a> Pairs<'a> {
         loop {
             attempt += 1;
             let index = self.next_index(place);
-            match self.netlink.make_veth(&Veth { index, name: NAME, namespace, mtu: MTU, group: self.group }) {
+            match self.netlink.make_veth(&Veth { index, name: NAME, namespace, mtu: FIRST_MTU, group: self.group }) {
                 Ok(()) => return Ok(index),
                 Err(error) if attempt < ATTEMPTS && matches!(error.errno(), Some(Errno::EEXIST | Errno::EBUSY)) => {}
                 Err(error) => {
@@ -382,25 +399,31 @@ impl<'a> Pairs<'a> {
     /// Removes pairs. Many are removed in hardly more time than one. The peers' namespaces may have gone before.
     pub fn remove(&mut self, pairs: impl IntoIterator<Item = Pair>) -> Result<(), NetlinkError> {
         let indexes: Vec<_> = pairs.into_iter().map(|pair| self.close(pair)).collect();
-        let is_gone = |error: &NetlinkError| error.errno() == Some(Errno::ENODEV);
-        let removed = match indexes[..] {
-            [] => Ok(()),
-            [only] => self.netlink.remove_link(only),
-            _ => {
-                let moved = indexes.iter().map(|index| self.netlink.set_group(*index, self.trash()));
-                let moved = moved.filter(|result| !result.as_ref().is_err_and(is_gone)).collect::<Result<(), _>>();
-                moved.and_then(|()| self.netlink.remove_group(self.trash()))
-            }
-        };
-        indexes.iter().for_each(|index| self.places.release(*index));
-        match removed {
-            Err(error) if !is_gone(&error) => Err(error),
-            _ => self.guard.as_mut().map_or(Ok(()), |guard| guard.remove(&indexes)),
-        }
+        if indexes.is_empty() { Ok(()) } else { self.discard(indexes) }
     }
 
-    const fn trash(&self) -> u32 {
-        TRASH | self.group & 0xffff
+    /// Removes pairs by their indexes, and those that could not be removed before. Until they are, their places are taken: another pair
+    /// there would have the claims of its peer hold for both.
+    fn discard(&mut self, mut indexes: Vec<Index>) -> Result<(), NetlinkError> {
+        indexes.append(&mut self.left);
+        let is_gone = |error: &NetlinkError| error.errno() == Some(Errno::ENODEV);
+        let removed = match indexes[..] {
+            [only] => self.netlink.remove_link(only),
+            _ => {
+                let trash = trash_of(self.group);
+                let moved = indexes.iter().map(|index| self.netlink.set_group(*index, trash));
+                let moved = moved.filter(|result| !result.as_ref().is_err_and(is_gone)).collect::<Result<(), _>>();
+                moved.and_then(|()| self.netlink.remove_group(trash))
+            }
+        };
+        if let Err(error) = removed
+            && !is_gone(&error)
+        {
+            self.left = indexes;
+            return Err(error);
+        }
+        indexes.iter().for_each(|index| self.places.release(*index));
+        self.guard.as_mut().map_or(Ok(()), |guard| guard.remove(&indexes))
     }
 
     /// Lets no more packets in. Returns the pair's index.
@@ -436,8 +459,10 @@ impl<'a> Pairs<'a> {
     }
 }
 
-/// Keeps the kernel from giving an interface an IPv6 address, and from sending packets to announce it. Without IPv6 it doesn't.
-fn without_addresses(netlink: &mut Netlink, index: Index) -> Result<(), PairError> {
+/// Has a new end take packets of any length, without an IPv6 address: the kernel would give it one, and announce that. Without IPv6 it
+/// doesn't.
+fn widen(netlink: &mut Netlink, index: Index) -> Result<(), PairError> {
+    netlink.set_link(index, LinkChange { mtu: Some(MTU), ..LinkChange::default() })?;
     match netlink.generate_no_addresses(index) {
         Err(error) if !error.means_ipv6_is_off() => Err(error.into()),
         _ => Ok(()),

@@ -260,8 +260,13 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
         }
         let made = self.pairs.make(device).and_then(|pair| {
             let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, pair.index().into());
-            self.epoll.add(&pair, event).map_err(PairError::Namespace)?;
-            Ok(pair)
+            match self.epoll.add(&pair, event) {
+                Ok(()) => Ok(pair),
+                Err(errno) => {
+                    self.remove([pair]);
+                    Err(PairError::Watch(errno))
+                }
+            }
         });
         match made {
             Ok(pair) => {

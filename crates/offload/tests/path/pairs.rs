@@ -3,6 +3,8 @@
 use std::os::fd::AsFd;
 use std::process::Command;
 
+use caps::{CapSet, Capability};
+use nix::errno::Errno;
 use tuntap_offload::guard::Guard;
 use tuntap_offload::maps::Maps;
 use tuntap_offload::pairs::{Damage, Hooks, PairError, Pairs, group_of};
@@ -22,6 +24,13 @@ fn ip(arguments: &str) -> String {
 #[test]
 fn pair_is_quiet_and_belongs_to_a_group() {
     let mut world = World::new(Hooks::Tcx);
+    // A device of a router of IPv6 joins the group of all routers, and tells its neighbour, if it has multicast.
+    for namespace in [&world.host, &world.peer.namespace] {
+        for part in ["default", "all"] {
+            let setting = format!("/proc/sys/net/ipv6/conf/{part}/forwarding");
+            namespace.within(|| std::fs::write(&setting, "1").expect("a setting"));
+        }
+    }
     let pair = world.pair();
     let shown = |details: &str| {
         assert!(
@@ -29,6 +38,8 @@ fn pair_is_quiet_and_belongs_to_a_group() {
             "{details}"
         );
         assert!(!details.contains("inet6"), "{details}");
+        let groups = ip("-6 maddress show dev tv0");
+        assert!(groups.contains("ff02::1\n") && !groups.contains("::2"), "{groups}");
     };
     shown(&ip("address show dev tv0"));
     world.peer.namespace.within(|| shown(&ip("address show dev tv0")));
@@ -101,6 +112,27 @@ fn pair_that_a_peer_has_deleted_or_renamed_is_no_error_to_remove() {
     world.pairs.remove([first]).expect("it is gone already");
     world.pairs.remove([second, third]).expect("both are removed");
     world.peer.namespace.within(|| assert!(!ip("-o link show").contains("tv")));
+}
+
+#[test]
+fn next_removal_makes_up_for_one_that_failed() {
+    let may_administrate = |may| {
+        let change = if may { caps::raise } else { caps::drop };
+        change(None, CapSet::Effective, Capability::CAP_NET_ADMIN).expect("needs root");
+    };
+    let count = || ip("-o link show").lines().filter(|line| line.contains(" tv")).count();
+    let mut world = World::new(Hooks::Clsact);
+    for together in [1, 2] {
+        let pairs: Vec<_> = (0..together).map(|_| world.pairs.make(world.peer.descriptor()).expect("a pair")).collect();
+        may_administrate(false);
+        let result = world.pairs.remove(pairs);
+        may_administrate(true);
+        assert_eq!(result.map_err(|error| error.errno()), Err(Some(Errno::EPERM)));
+        assert_eq!(count(), together);
+        let pair = world.pairs.make(world.peer.descriptor()).expect("a pair");
+        world.pairs.remove([pair]).expect("all are removed");
+        assert_eq!((count(), chains()), (0, Vec::new()));
+    }
 }
 
 #[test]
