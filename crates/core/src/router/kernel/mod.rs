@@ -22,6 +22,7 @@ use crate::kernel_path::{FlowId, Revoke, WhyNot};
 use crate::policy::flows::KernelState;
 use crate::policy::registry::PeerId;
 use candidates::Candidate;
+use pairs::Askers;
 pub use pairs::PeerPath;
 pub(super) use pairs::Suspicion;
 use tuntap_wire::rule::Direction;
@@ -63,6 +64,7 @@ pub(super) struct KernelPath {
     /// What decides which flows are sampled. It is as hard to guess as its start.
     dice: u64,
     counts: PathCounts,
+    askers: Askers,
 }
 
 impl KernelPath {
@@ -77,6 +79,7 @@ impl KernelPath {
             cursor: FlowId { slot: 0, is_inward: false },
             dice: seed,
             counts: PathCounts::default(),
+            askers: Askers::default(),
         }
     }
 

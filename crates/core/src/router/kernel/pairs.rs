@@ -1,6 +1,7 @@
 //! Peers' pairs: when they are made, and for whom. A pair is asked for with the first flow that could use it, so that idle peers
 //! cost nothing.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -10,11 +11,19 @@ use crate::policy::registry::PeerId;
 use crate::router::Router;
 use crate::router::meter::MIN_EXPENSIVE_WRITES;
 use crate::router::notice::Notice;
+use crate::router::quarantine::Offender;
 use crate::router::shell::Shell;
 
 /// The pause before a pair is asked for again that could not be made, or was lost: the first one, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
+/// How many pairs are asked for in the time of [`FIRST_PAUSE`] for one user or namespace. It is enough for a user whose vassals all start
+/// at once; who connects again and again has the kernel make some few, each of which takes it a while, with the lock on all interfaces.
+pub(super) const MOST_ASKED: u32 = 32;
+
+/// The maximum number of users and namespaces that are remembered for that.
+const MOST_ASKERS: usize = 1024;
 
 /// After a write to a peer's device has taken long, so many more take the router's way, where their cost is measured: a peer with an
 /// expensive one in 64 is mostly found out, and what is measured adds up.
@@ -80,6 +89,28 @@ pub struct PeerPath {
     drops: PairDrops,
 }
 
+/// How many pairs were asked for lately, by whose they are.
+#[derive(Debug, Default)]
+pub(super) struct Askers(HashMap<Offender, (Instant, u32)>);
+
+impl Askers {
+    /// Counts a pair that is to be asked for. Returns false if it may not be.
+    fn ask(&mut self, asker: Offender, now: Instant) -> bool {
+        if self.0.len() >= MOST_ASKERS
+            && !self.0.contains_key(&asker)
+            && let Some(first) = self.0.iter().min_by_key(|(_, (since, _))| *since).map(|(asker, _)| *asker)
+        {
+            self.0.remove(&first);
+        }
+        let (since, count) = self.0.entry(asker).or_insert((now, 0));
+        if now >= *since + FIRST_PAUSE {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        *count <= MOST_ASKED
+    }
+}
+
 impl Router {
     fn path(&self, id: PeerId) -> Option<&PeerPath> {
         self.forwarder.peers.get(id)?.session.path.as_deref()
@@ -111,7 +142,8 @@ impl Router {
             Pair::Lost(again) if now < again => return false,
             Pair::None | Pair::Lost(_) => {}
         }
-        if shell.make_pair(id) {
+        let asker = Offender::of(peer.session.credentials.uid, peer.session.namespace);
+        if self.kernel.askers.ask(asker, now) && shell.make_pair(id) {
             path.pair = Pair::Asked;
         } else {
             path.lose(now);

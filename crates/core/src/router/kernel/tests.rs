@@ -16,7 +16,7 @@ use super::super::capture::CaptureFilter;
 use super::super::testing::TestShell;
 use super::super::{Connection, Router, Settings};
 use super::Suspicion;
-use super::pairs::{GRACE, PROBATION};
+use super::pairs::{GRACE, MOST_ASKED, PROBATION};
 use crate::elsewhere::Source;
 use crate::kernel_path::{FlowId, KernelFlow, KernelKey, Revoke, WhyNot};
 use crate::policy::Policy;
@@ -509,6 +509,24 @@ fn lost_pair_is_asked_for_again_later() {
     }
     let lost = world.shell.lines.iter().filter(|line| line.to_string().contains("tv0 was deleted")).count();
     assert_eq!(lost, 3);
+}
+
+#[test]
+fn who_connects_again_and_again_has_few_pairs_made() {
+    let mut world = World::new(Policy::default());
+    let mut made = || {
+        let peer = world.connect(false);
+        world.offer(peer);
+        let count = world.shell.kernel.pairs.len();
+        world.router.connection_ended(&mut world.shell, peer, None, world.now);
+        count
+    };
+    let counts: Vec<_> = (0..2 * MOST_ASKED).map(|_| made()).collect();
+    assert_eq!(counts.iter().sum::<usize>(), MOST_ASKED as usize);
+    world.poll(Duration::from_secs(10));
+    let peer = world.connect(false);
+    world.offer(peer);
+    assert_eq!(world.shell.kernel.pairs.len(), 1);
 }
 
 #[test]
