@@ -31,14 +31,12 @@ class Results:
         return statistics.median(values) if values else None
 
     def ratio(self, figure, subject, reference):
-        value, against = self.median(figure, subject), self.median(figure, reference)
-        return value / against if value is not None and against else None
+        """Returns the median of the ratios of two subjects, round by round: what a round measures, it measures at one time."""
+        return median_ratio(self._by_round(figure, subject), self._by_round(figure, reference))
 
     def twins_ratio(self, figure, twin, subject):
-        """Returns the median of the ratios of two figures, round by round."""
-        values, against = self._by_round(figure, subject), self._by_round(twin, subject)
-        ratios = [value / against[number] for number, value in values.items() if against.get(number)]
-        return statistics.median(ratios) if ratios else None
+        """Returns the same of two figures of a subject."""
+        return median_ratio(self._by_round(figure, subject), self._by_round(twin, subject))
 
     def _by_round(self, figure, subject):
         return self.values.get(figure, {}).get(subject, {})
@@ -120,6 +118,12 @@ class Results:
                 "met": None if value is None else target.is_met(value),
             })
         return {"labels": self.labels, "figures": figures, "targets": targets, "notes": self.notes}
+
+
+def median_ratio(values, against):
+    """Returns the median over the rounds that both have, or None if there are none."""
+    ratios = [value / against[number] for number, value in values.items() if against.get(number)]
+    return statistics.median(ratios) if ratios else None
 
 
 def shown(number, digits):
