@@ -8,6 +8,7 @@ mod world;
 
 mod captures;
 mod commits;
+mod counters;
 mod faults;
 mod kernels;
 mod passes;

@@ -40,6 +40,10 @@ impl EventLoop<'_> {
             Question::Statistics(reply) => {
                 _ = reply.send(Box::new(self.snapshot_with(Vec::new(), Instant::now())));
             }
+            Question::CountKernel(reply) => {
+                self.router.count_kernel_usage(&mut self.io);
+                _ = reply.send(());
+            }
             Question::Trunks(reply) => _ = reply.send(self.trunk_stats(Instant::now())),
             Question::Routes(addresses, reply) => _ = reply.send(self.routes(&addresses)),
             Question::LoadScript(script, reply) => {

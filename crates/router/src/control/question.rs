@@ -53,6 +53,8 @@ pub enum Question {
     Routes(Vec<IpAddr>, Reply<Routes>),
     /// The statistics without the peers.
     Statistics(Reply<Box<Snapshot>>),
+    /// Have the counters of rules what has passed in the kernel.
+    CountKernel(Reply<()>),
     /// How the trunks stand.
     Trunks(Reply<Vec<TrunkStats>>),
     /// Use this script, or none.

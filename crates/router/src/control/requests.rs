@@ -251,6 +251,10 @@ impl Requests {
             Request::Test { packet } => self.test(packet),
             Request::FlowsList { filter, order, limit } => raw(&self.flows(filter, *order, *limit)?),
             Request::FlowsKill { filter } => raw(&self.kill_flows(caller, filter)?),
+            Request::RulesList { .. } if self.origin.maps.is_some() => {
+                self.asker.ask(Question::CountKernel)?;
+                self.ask_live(caller, request)
+            }
             _ => self.ask_live(caller, request),
         }
     }
