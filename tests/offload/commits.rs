@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use tuntap_api::control::{Chain, Change};
+use tuntap_api::control::{Chain, Change, Request, ScriptStatus};
 
 use crate::common::control::Control;
 use crate::common::emperor::{EMPEROR, V1};
@@ -86,4 +86,45 @@ fn no_packet_passes_after_the_answer_of_a_commit() {
             assert!(late.is_empty(), "round {round}: {late:?} of {first} to {last}");
         }
     });
+}
+
+/// Whatever makes a flow no plain pass any more: the very next packets take the router's way, and when it is taken back, the kernel's.
+#[test]
+fn flows_leave_the_kernel_with_the_answer_of_a_change() {
+    let emperor = start(emperor());
+    let net = emperor.start_attached(&vassal("v1", V1, V1_6));
+    let flow = Datagrams::open(&net, V1, &emperor.netns, EMPEROR);
+    let mut control = Control::open(&emperor);
+    let load = |control: &mut Control, text: &str| {
+        drop(control.ask::<ScriptStatus>(&Request::ScriptLoad { text: text.to_owned() }));
+    };
+    let assert_by_router = |what: &str, passes: bool| {
+        let before = pair_packets(&net)[1];
+        // That nothing comes takes its time to see.
+        let count = if passes { 20 } else { 2 };
+        assert!((0..count).all(|_| flow.goes(true) == passes), "{what}");
+        assert_eq!(pair_packets(&net)[1], before, "{what}: packets pass in the kernel");
+    };
+    for (chain, rule, passes) in [
+        (Chain::Out, format!("allow {V1} {EMPEROR} udp log"), true),
+        (Chain::Out, format!("allow {V1} any rate 1000/s"), true),
+        (Chain::Out, format!("deny any {EMPEROR} udp"), false),
+        (Chain::Out, format!("reject {V1} {EMPEROR}"), false),
+        (Chain::Shape, format!("out {V1} 100M"), true),
+        (Chain::Shape, "both any 1G".to_owned(), true),
+    ] {
+        flow.until_in_kernel(&net);
+        let id = control.add(chain, &rule);
+        assert_by_router(&rule, passes);
+        control.commit(&[Change::RuleDelete { id }]);
+    }
+    for (text, passes) in
+        [("function policy(flow) return 'allow', 60 end", true), ("function policy(flow) return 'deny' end", false)]
+    {
+        flow.until_in_kernel(&net);
+        load(&mut control, text);
+        assert_by_router(text, passes);
+        load(&mut control, "function policy(flow) return nil end");
+    }
+    flow.until_in_kernel(&net);
 }

@@ -123,7 +123,13 @@ impl Queues {
     }
 
     fn leaves(&self) -> impl Iterator<Item = LeafId> {
-        let others = self.internet.iter().chain(self.classes.iter().map(|(_, queue)| queue));
+        self.unlimited(|_| false)
+    }
+
+    /// Those that aren't of a class with a limit.
+    fn unlimited(&self, is_limited: impl Fn(Class) -> bool) -> impl Iterator<Item = LeafId> {
+        let classes = self.classes.iter().filter(move |(class, _)| !is_limited(*class));
+        let others = self.internet.iter().chain(classes.map(|(_, queue)| queue));
         std::iter::once(&self.own).chain(others).map(|queue| queue.leaf)
     }
 }
@@ -326,6 +332,15 @@ impl Router {
             *place = Some(Box::new(Queues::renewed(place.take(), made_for, shape, class_limit, make)));
         }
         let queues = place.as_mut()?;
+        if class_limit.is_none() && queues.shape.is_free() {
+            // What waits goes first. If that is over, there is no limit any more but those of classes.
+            let is_limited =
+                |class: Class| class.number().is_some_and(|it| shapes.class_limit(direction, it).is_some());
+            if queues.unlimited(is_limited).all(|leaf| shaper.stats(leaf).packets == 0) {
+                *free_for = made_for;
+                return None;
+            }
+        }
         if let Some(limit) = class_limit {
             if let Some((_, queue)) = queues.classes.iter().find(|(known, _)| *known == class) {
                 return Some(*queue);

@@ -370,7 +370,7 @@ fn killed_and_evicted_flows_are_withdrawn() {
 }
 
 #[test]
-fn flows_that_are_no_plain_pass_stay() {
+fn flows_that_are_no_plain_pass_stay_as_long_as_they_are_none() {
     let limited = Shapes::new(vec![Shape {
         selector: ShapeSelector::Any,
         out: true,
@@ -404,6 +404,14 @@ fn flows_that_are_no_plain_pass_stay() {
         world.send(peer, &udp(A, AFAR), 20);
         assert!(world.verdicts().is_empty(), "{name}");
         assert_eq!(world.router.path_of(0, Direction::Out), Err(why), "{name}");
+        // What waits for a limit goes first.
+        let plain = Policy { generation: 2, ..Policy::default() };
+        world.router.set_policy(&mut world.shell, Arc::new(plain));
+        world.poll(Duration::from_secs(1));
+        world.send(peer, &udp(A, AFAR), 20);
+        world.make_pairs();
+        world.send(peer, &udp(A, AFAR), 20);
+        assert_eq!(world.verdicts().len(), 1, "{name}, and no more");
     }
 }
 
