@@ -97,6 +97,13 @@ impl Datagrams {
         self.goes(true) && self.goes(false)
     }
 
+    /// Sends so many datagrams each way, until all of them arrive. On a slow machine, as an emulated one, the router may find for a
+    /// moment that a vassal's packets take too much time, and drop some.
+    #[track_caller]
+    pub fn until_all_pass(&self, count: usize) {
+        wait::until_true("all datagrams arrive", wait::LONG, || (0..count).all(|_| self.pass()));
+    }
+
     /// Sends a datagram, and returns true if it has arrived.
     pub fn goes(&self, outward: bool) -> bool {
         let (from, to) = if outward { (&self.near, &self.far) } else { (&self.far, &self.near) };
