@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -71,6 +72,8 @@ pub fn pair_packets(vassal: &Net) -> [u64; 2] {
 pub struct Datagrams {
     near: UdpSocket,
     far: UdpSocket,
+    /// The number that the next datagram has.
+    next: AtomicU64,
 }
 
 impl Datagrams {
@@ -84,7 +87,7 @@ impl Datagrams {
         let (near, far) = (bind(from, own.into()), bind(to, other.into()));
         near.connect(far.local_addr().expect("an address")).expect("a route");
         far.connect(near.local_addr().expect("an address")).expect("a route");
-        Self { near, far }
+        Self { near, far, next: AtomicU64::new(0) }
     }
 
     /// The port at the other end.
@@ -104,17 +107,28 @@ impl Datagrams {
         wait::until_true("all datagrams arrive", wait::LONG, || (0..count).all(|_| self.pass()));
     }
 
-    /// Sends a datagram, and returns true if it has arrived.
+    /// Sends a datagram, and returns true if it has arrived. What was sent before and comes only now doesn't count.
     pub fn goes(&self, outward: bool) -> bool {
         let (from, to) = if outward { (&self.near, &self.far) } else { (&self.far, &self.near) };
-        if from.send(b"datagram").is_err() {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        if from.send(&number.to_ne_bytes()).is_err() {
             return false;
         }
-        let mut buffer = [0; 16];
-        match to.recv(&mut buffer) {
-            Ok(len) => &buffer[..len] == b"datagram",
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionRefused) => false,
-            Err(error) => panic!("{error}"),
+        let mut bytes = [0; 16];
+        loop {
+            match to.recv(&mut bytes) {
+                Ok(len) => {
+                    let got = u64::from_ne_bytes(bytes[..len].try_into().expect("a number"));
+                    assert!(got <= number, "{got} was never sent");
+                    if got == number {
+                        return true;
+                    }
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionRefused) => {
+                    return false;
+                }
+                Err(error) => panic!("{error}"),
+            }
         }
     }
 
