@@ -86,6 +86,12 @@ fn flows_of_all_kinds_pass_in_the_kernel() {
     }
 }
 
+/// Nothing has passed by a pair since. On a slow machine the vassal may have lost its pair for a while: the next one counts from 0.
+#[track_caller]
+fn assert_no_more(after: [u64; 2], before: [u64; 2]) {
+    assert!([0, 1].iter().all(|way| after[*way] <= before[*way]), "{after:?} instead of {before:?}");
+}
+
 #[test]
 fn peers_in_frames_go_by_the_router() {
     let emperor = start(emperor());
@@ -97,7 +103,7 @@ fn peers_in_frames_go_by_the_router() {
     for flow in [Datagrams::open(&second, V2, &emperor.netns, EMPEROR), Datagrams::open(&first, V1, &second, V2)] {
         let before = pair_packets(&first);
         flow.until_all_pass(50);
-        assert_eq!(pair_packets(&first), before);
+        assert_no_more(pair_packets(&first), before);
         assert!(!second.has_device("tv0"));
     }
 }
@@ -138,6 +144,6 @@ fn vassal_that_does_without_the_path_has_no_pair() {
     for flow in [Datagrams::open(&first, V1, &emperor.netns, EMPEROR), Datagrams::open(&first, V1, &second, V2)] {
         flow.until_all_pass(50);
     }
-    assert_eq!(pair_packets(&second), before);
+    assert_no_more(pair_packets(&second), before);
     assert!(!first.has_device("tv0"));
 }
