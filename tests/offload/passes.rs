@@ -10,7 +10,7 @@ use crate::common::stats::Stats;
 use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
-use crate::world::{Datagrams, EMPEROR_6, V1_6, V2_6, emperor, packets, pair_packets, start, vassal};
+use crate::world::{Datagrams, EMPEROR_6, V1_6, V2_6, assert_no_more, emperor, packets, pair_packets, start, vassal};
 
 /// Sends bytes over a TCP connection until most of them take the way in the kernel: the pair of `vassal` has the packets, and the
 /// router's device hasn't.
@@ -84,12 +84,6 @@ fn flows_of_all_kinds_pass_in_the_kernel() {
             stream_until_in_kernel(from, to, address, &emperor.netns, &first);
         }
     }
-}
-
-/// Nothing has passed by a pair since. On a slow machine the vassal may have lost its pair for a while: the next one counts from 0.
-#[track_caller]
-fn assert_no_more(after: [u64; 2], before: [u64; 2]) {
-    assert!([0, 1].iter().all(|way| after[*way] <= before[*way]), "{after:?} instead of {before:?}");
 }
 
 #[test]
