@@ -68,10 +68,11 @@ pub fn pair_packets(vassal: &Net) -> [u64; 2] {
     try_packets(vassal, "tv0").unwrap_or_default()
 }
 
-/// Nothing has passed by a pair since. On a slow machine the vassal may have lost its pair for a while: the next one counts from 0.
+/// A flow of 50 datagrams each way hasn't passed by a pair since. Linux 6.1 itself sends multicast listener reports by it (RFC 3810), a
+/// few. On a slow machine the vassal may have lost its pair for a while: the next one counts from 0.
 #[track_caller]
-pub fn assert_no_more(after: [u64; 2], before: [u64; 2]) {
-    assert!([0, 1].iter().all(|way| after[*way] <= before[*way]), "{after:?} instead of {before:?}");
+pub fn assert_none_passed(after: [u64; 2], before: [u64; 2]) {
+    assert!([0, 1].iter().all(|way| after[*way] < before[*way] + 10), "{after:?}, {before:?} before");
 }
 
 /// Two sockets that send each other datagrams.
