@@ -5,7 +5,7 @@ use tuntap_api::control::{CapturedPacket, Event, FlowFilter, Request};
 
 use crate::common::control::Control;
 use crate::common::emperor::{EMPEROR, V1};
-use crate::world::{Datagrams, V1_6, emperor, pair_packets, start, vassal};
+use crate::world::{Datagrams, V1_6, assert_none_passed, emperor, pair_packets, start, vassal};
 
 /// A captured flow goes back to the router, which tells each packet of it. Others stay in the kernel, and so does this one afterwards.
 #[test]
@@ -20,8 +20,9 @@ fn captured_flow_goes_by_the_router_until_the_end() {
     let filter = FlowFilter { port: Some(flow.port()), ..FlowFilter::default() };
     control.ask::<Value>(&Request::Capture { selector: None, filter, snap_len: None });
     let before = pair_packets(&net);
-    assert!((0..COUNT).all(|_| flow.pass()));
-    assert_eq!(pair_packets(&net), before, "none of them passes in the kernel");
+    flow.until_all_pass(COUNT);
+    // None of them passes in the kernel.
+    assert_none_passed(pair_packets(&net), before);
     for number in 0..2 * COUNT {
         let event = control.next().event;
         let Some(Event::Packet(CapturedPacket { src_port, dst_port, .. })) = event else {

@@ -10,7 +10,9 @@ use crate::common::stats::Stats;
 use crate::common::uwsgi::{Subject, Uwsgi};
 use crate::common::vassal::VassalIni;
 use crate::common::wait;
-use crate::world::{Datagrams, EMPEROR_6, V1_6, V2_6, emperor, packets, pair_packets, start, vassal};
+use crate::world::{
+    Datagrams, EMPEROR_6, V1_6, V2_6, assert_none_passed, emperor, packets, pair_packets, start, vassal,
+};
 
 /// Sends bytes over a TCP connection until most of them take the way in the kernel: the pair of `vassal` has the packets, and the
 /// router's device hasn't.
@@ -96,8 +98,8 @@ fn peers_in_frames_go_by_the_router() {
     host.until_in_kernel(&first);
     for flow in [Datagrams::open(&second, V2, &emperor.netns, EMPEROR), Datagrams::open(&first, V1, &second, V2)] {
         let before = pair_packets(&first);
-        assert!((0..50).all(|_| flow.pass()));
-        assert_eq!(pair_packets(&first), before);
+        flow.until_all_pass(50);
+        assert_none_passed(pair_packets(&first), before);
         assert!(!second.has_device("tv0"));
     }
 }
@@ -136,8 +138,8 @@ fn vassal_that_does_without_the_path_has_no_pair() {
     Datagrams::open(&second, V2, &emperor.netns, EMPEROR).until_in_kernel(&second);
     let before = pair_packets(&second);
     for flow in [Datagrams::open(&first, V1, &emperor.netns, EMPEROR), Datagrams::open(&first, V1, &second, V2)] {
-        assert!((0..50).all(|_| flow.pass()));
+        flow.until_all_pass(50);
     }
-    assert_eq!(pair_packets(&second), before);
+    assert_none_passed(pair_packets(&second), before);
     assert!(!first.has_device("tv0"));
 }

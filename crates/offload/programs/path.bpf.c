@@ -173,18 +173,19 @@ static __always_inline int parse(struct __sk_buff *skb, __u32 start, __u8 direct
 /* Returns true if a GSO packet would be cut into too many pieces, or not as its protocol is: the router would refuse it. */
 static __always_inline int is_cut_badly(struct __sk_buff *skb, const struct packet *packet)
 {
-	struct {
-		__u32 end;
-		__u64 head;
-	} __attribute__((packed)) buffer;
+	__u8 part[BUFFER_PART_LEN] __attribute__((aligned(8)));
 	__u32 size = skb->gso_size, type = 0, allowed;
+	__u64 info;
 
 	if (!size)
 		return 0;
 	if (skb->len <= packet->payload || (skb->len - packet->payload - 1) / size >= MAX_SEGMENTS)
 		return 1;
-	if (READ(&buffer, layout.end) ||
-	    bpf_probe_read_kernel(&type, sizeof type, (void *)(buffer.head + buffer.end + layout.gso_type)))
+	if (READ(&part, layout.buffer))
+		return 1;
+	/* struct skb_shared_info, behind the end of the buffer, which counts from its head. */
+	info = *(__u64 *)(part + sizeof part - sizeof info) + *(__u32 *)(part + layout.end);
+	if (bpf_probe_read_kernel(&type, sizeof type, (void *)(info + layout.gso_type)))
 		return 1;
 	if (packet->key.protocol == IPPROTO_TCP)
 		allowed = SKB_GSO_TCP_ECN | SKB_GSO_TCP_FIXEDID |

@@ -75,9 +75,11 @@ struct kernel_layout {
 	__u32 network_header;
 	__u32 ip_summed;
 	__u32 ip_summed_shift; /* in bits */
-	__u32 end; /* in struct sk_buff, and right behind it there is its head */
+	__u32 buffer; /* the part of struct sk_buff with the next one. It ends with the head. */
+	__u32 end;
 	__u32 gso_type; /* in struct skb_shared_info */
 };
 
-/* As in src/maps.rs: bytes of that part of struct sk_buff. */
+/* As in src/maps.rs: bytes of these parts of struct sk_buff. */
 #define CHECKSUM_PART_LEN 64
+#define BUFFER_PART_LEN 16

@@ -23,7 +23,7 @@ const MAX_CLAIMS: u32 = 16 * MAX_PAIRS;
 pub(crate) const KEY_LEN: usize = 40;
 pub(crate) const VERDICT_LEN: usize = 8;
 const CLAIM_LEN: usize = 20;
-const LAYOUT_LEN: usize = 32;
+const LAYOUT_LEN: usize = 36;
 pub(crate) const INDEX_LEN: usize = 4;
 
 /// Words of a record, and where it has what. Each of them but the counters has a version in its upper bits.
@@ -53,6 +53,8 @@ const CONTROL_DEVICE: usize = 1;
 
 /// Bytes of the part of struct sk_buff that programs read for checksums.
 const CHECKSUM_PART_LEN: u32 = 64;
+/// Bytes of the part that they read for the place of struct skb_shared_info: that with `end`, and `head`.
+const BUFFER_PART_LEN: u32 = 16;
 
 /// The one key of an array with one value.
 const ONLY: [u8; INDEX_LEN] = [0; INDEX_LEN];
@@ -272,9 +274,10 @@ fn layout(btf: &Btf) -> Result<[u8; LAYOUT_LEN], LayoutError> {
     let bits = |member| btf.bit_offset("sk_buff", member);
     let ip_summed = bits("ip_summed")?;
     let (end, head) = (bits("end")? / 8, bits("head")? / 8);
-    if head != end + 4 {
-        return Err(LayoutError::Apart("end", "head"));
-    }
+    // This part ends with the head, a pointer. Of the two words in front of it, the end is the second, or the first before a gap.
+    let buffer = (head + 8).checked_sub(BUFFER_PART_LEN);
+    let buffer =
+        buffer.filter(|buffer| [*buffer, buffer + 4].contains(&end)).ok_or(LayoutError::Apart("end", "head"))?;
     // Programs read members of two bytes in a copy of this part, for which it has to begin at a multiple of their size.
     let part = ip_summed / 64 * 8;
     let in_part = |member, len| {
@@ -288,7 +291,8 @@ fn layout(btf: &Btf) -> Result<[u8; LAYOUT_LEN], LayoutError> {
         in_part("network_header", 2)?,
         in_part("ip_summed", 1)?,
         ip_summed % 8,
-        end,
+        buffer,
+        end - buffer,
         btf.bit_offset("skb_shared_info", "gso_type")? / 8,
     ];
     let mut bytes = [0; LAYOUT_LEN];
@@ -313,5 +317,74 @@ mod tests {
         places.release(index);
         assert_eq!(maps.dropped(index), Ok(None));
         assert_eq!((places.take(), places.take()), (Some(77), None));
+    }
+
+    /// Members with their offsets in bits.
+    type Members = Vec<(&'static str, u32)>;
+
+    /// The BTF of a kernel that has only these structures (Documentation/bpf/btf.rst).
+    fn btf_of(structures: &[(&str, Members)]) -> Btf {
+        const STRUCT: u32 = 4;
+        let number = |len: usize| u32::try_from(len).expect("few of them");
+        let (mut types, mut strings) = (Vec::new(), vec![0]);
+        let mut name = |text: &str| {
+            let at = number(strings.len());
+            strings.extend_from_slice(text.as_bytes());
+            strings.push(0);
+            at
+        };
+        for (structure, members) in structures {
+            types.extend([name(structure), STRUCT << 24 | number(members.len()), 0]);
+            for (member, offset) in members {
+                types.extend([name(member), 0, *offset]);
+            }
+        }
+        let types_len = number(types.len()) * 4;
+        // Magic number and version, length of the header, where the types are, where the strings are.
+        let mut words = vec![1 << 16 | 0xeb9f, 24, 0, types_len, types_len, number(strings.len())];
+        words.extend(types);
+        let mut bytes: Vec<u8> = words.into_iter().flat_map(u32::to_ne_bytes).collect();
+        bytes.extend(strings);
+        Btf::parse(bytes).expect("well-formed")
+    }
+
+    /// Offsets in bytes, ip_summed and the type of GSO aside, which all of these kernels have in the same places.
+    fn kernel(csum_start: u32, network_header: u32, end: u32, head: u32) -> Btf {
+        let members = vec![
+            ("ip_summed", 128 * 8 + 5),
+            ("csum_start", csum_start * 8),
+            ("csum_offset", csum_start * 8 + 16),
+            ("network_header", network_header * 8),
+            ("end", end * 8),
+            ("head", head * 8),
+        ];
+        btf_of(&[("sk_buff", members), ("skb_shared_info", vec![("gso_type", 24 * 8)])])
+    }
+
+    #[test]
+    fn layouts_of_kernels_are_known() {
+        let found = |btf: &Btf| {
+            let bytes = layout(btf).expect("a known layout");
+            bytes.chunks(4).map(|word| u32::from_ne_bytes(word.try_into().expect("a word"))).collect::<Vec<_>>()
+        };
+        // Those of Debian 12 and 13 have a gap between end and head.
+        let debian_12 = kernel(136, 184, 192, 200);
+        assert_eq!(found(&debian_12), [128, 8, 10, 56, 0, 5, 192, 0, 24]);
+        let debian_13 = kernel(140, 184, 192, 200);
+        assert_eq!(found(&debian_13), [128, 12, 14, 56, 0, 5, 192, 0, 24]);
+        let without_gap = kernel(136, 180, 188, 192);
+        assert_eq!(found(&without_gap), [128, 8, 10, 52, 0, 5, 184, 4, 24]);
+    }
+
+    #[test]
+    fn other_layouts_are_refused() {
+        for (end, head) in [(176, 192), (190, 200), (192, 192), (196, 192), (0, 4)] {
+            let error = layout(&kernel(136, 184, end, head)).expect_err("not a known layout");
+            assert!(matches!(error, LayoutError::Apart("end", "head")), "{end} {head}: {error}");
+        }
+        let error = layout(&kernel(136, 192, 200, 208)).expect_err("not a known layout");
+        assert!(matches!(error, LayoutError::Apart("ip_summed", "network_header")), "{error}");
+        let error = layout(&btf_of(&[("sk_buff", vec![("ip_summed", 0)])])).expect_err("not a known layout");
+        assert!(matches!(error, LayoutError::Unknown(BtfError::NoMember("sk_buff", "end"))), "{error}");
     }
 }
