@@ -355,8 +355,13 @@ fn whatever_a_verdict_depends_on_revokes_it() {
 #[test]
 fn killed_and_evicted_flows_are_withdrawn() {
     let (mut world, _) = World::with_flow(Policy::default());
+    // What has passed until then is still to be counted.
+    world.poll(Duration::from_secs(5));
+    Direction::BOTH.into_iter().for_each(|direction| world.shell.kernel.pass(id(0, direction), 5, 500));
     assert_eq!(world.router.kill_flows(&mut world.shell, 0..10, |_| true), 1);
     assert!(world.verdicts().is_empty());
+    assert_eq!(world.router.path_counts().0.packets, 10);
+    assert!(world.router.flow(0).is_none());
     let (mut world, peer) = World::with_flow(Policy::default());
     // A flow that is in use goes last.
     for port in 0..u16::MAX {
