@@ -141,6 +141,12 @@ impl<'a> Verdicts<'a> {
         }
     }
 
+    /// Makes those void that were taken back and name this end: packets on their way by them pass no more.
+    pub fn void_lingering(&self, end: End) {
+        let name_it = |place: &&usize| self.given.get(*place).is_some_and(|given| given.ends.contains(&end.code()));
+        self.lingering.iter().filter(name_it).for_each(|place| self.void(*place));
+    }
+
     /// Makes all verdicts of other generations void, by one store.
     pub fn set_generation(&self, generation: u32) {
         self.control[CONTROL_GENERATION].store(generation.into(), Ordering::SeqCst);

@@ -278,8 +278,10 @@ impl<'a> KernelPath<'a> {
             Revoke::Peer(peer) => {
                 if let Some(pair) = self.pair(peer) {
                     pair.places.iter().for_each(|place| self.verdicts.void(*place));
+                    pair.index.iter().for_each(|index| self.verdicts.void_lingering(End::Pair(*index)));
                 }
             }
+            Revoke::Flow(id) => self.verdicts.void(id.place()),
         }
     }
 

@@ -84,6 +84,8 @@ pub struct KernelFlow {
 pub enum Revoke {
     /// Those for packets from this peer or to it.
     Peer(PeerId),
+    /// The one with this id, if there is one.
+    Flow(FlowId),
     /// All that were given until now. Those that follow have this generation.
     All {
         /// One more than before; never 0.

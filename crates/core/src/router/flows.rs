@@ -51,7 +51,12 @@ impl Router {
         let mut killed = 0;
         for number in numbers.start..numbers.end.min(self.flow_numbers()) {
             if self.flow(number).is_some_and(|flow| is_wanted(&flow)) {
+                let twin = self.forwarder.flows.twin(number);
                 self.forwarder.flows.remove(number);
+                // Verdicts may have been withdrawn a moment ago.
+                if self.has_kernel_path() {
+                    [Some(number), twin].into_iter().flatten().for_each(|number| self.end_flow(shell, number));
+                }
                 killed += 1;
             }
         }

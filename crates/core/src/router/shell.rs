@@ -197,8 +197,8 @@ pub trait Shell {
     /// doesn't take it.
     fn offload(&mut self, flow: &KernelFlow) -> bool;
 
-    /// Makes verdicts void. When it returns, no packet passes by them any more that wasn't on its way already. What they have
-    /// counted stays until each is withdrawn.
+    /// Makes verdicts void, those too that were withdrawn a moment ago. When it returns, no packet passes by them any more that
+    /// the host hasn't judged already. What they have counted stays until each is withdrawn.
     fn revoke(&mut self, which: Revoke);
 
     /// Takes back a verdict that the kernel was given, void or not, and returns what has passed by it.

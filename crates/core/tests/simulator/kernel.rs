@@ -150,6 +150,11 @@ impl Kernel {
                 let of_peer = |given: &&mut Given| [given.flow.from, given.flow.to].contains(&Some(peer));
                 self.given.values_mut().filter(of_peer).for_each(|given| given.is_void = true);
             }
+            Revoke::Flow(id) => {
+                if let Some(given) = self.given.get_mut(&id) {
+                    given.is_void = true;
+                }
+            }
         }
         Ok(())
     }

@@ -260,6 +260,8 @@ fn hint_of_before_is_no_good_for_the_next_flow_of_a_record() {
     decided.world.verdicts.withdraw(0);
     decided.send("raw.send(udp())");
     until("what is on its way still arrives", || decided.arrived() == [b"hello"]);
+    decided.world.verdicts.void_lingering(End::Host);
+    refused(&mut decided, "what is on its way may not arrive", "");
     until("it is removed", || !decided.world.verdicts.tidy(1));
     refused(&mut decided, "no flow", "");
     // All other records are taken first, but for that of the way back.

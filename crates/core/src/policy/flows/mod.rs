@@ -244,6 +244,8 @@ impl FlowTable {
         }
         self.quotas.unlink(&mut self.entries, at);
         let entry = &mut self.entries[at as usize];
+        // What passes in the kernel until the verdicts are withdrawn is no flow's any more.
+        Direction::BOTH.into_iter().for_each(|direction| entry.set_kernel(direction, KernelState::None));
         (entry.twin, entry.later) = (NONE, self.free);
         self.free = at;
         self.len -= 1;

@@ -54,6 +54,8 @@ pub(super) struct KernelPath {
     /// True if there is one.
     is_there: bool,
     generation: u32,
+    /// True if verdicts of this generation were withdrawn that weren't void. By these, some packets may still pass.
+    has_withdrawn: bool,
     verdicts: Verdicts,
     candidates: Vec<Candidate>,
     /// Until when the kernel isn't asked again after it has refused a verdict.
@@ -72,6 +74,7 @@ impl KernelPath {
         Self {
             is_there: false,
             generation: 1,
+            has_withdrawn: false,
             verdicts: Verdicts::default(),
             candidates: Vec::new(),
             refused_until: None,
@@ -154,7 +157,7 @@ impl Router {
     #[inline(never)]
     fn revoke_changed(&mut self, shell: &mut impl Shell) {
         for slot in self.forwarder.flows.take_gone() {
-            self.withdraw_flow(shell, slot);
+            self.end_flow(shell, slot);
         }
         let changes = self.forwarder.changes.take();
         // Without trunks, packets to peers of other routers go by the host, wherever these are.
@@ -184,9 +187,10 @@ impl Router {
     /// Makes all verdicts void.
     pub(in crate::router) fn revoke_all(&mut self, shell: &mut impl Shell) {
         self.drop_candidates(|_| true);
-        if !self.kernel.verdicts.has_live() {
+        if !self.kernel.verdicts.has_live() && !std::mem::take(&mut self.kernel.has_withdrawn) {
             return;
         }
+        self.kernel.has_withdrawn = false;
         self.kernel.generation = self.kernel.generation.wrapping_add(1).max(1);
         shell.revoke(Revoke::All { generation: self.kernel.generation });
         self.note_void(&self.kernel.verdicts.live());
@@ -196,10 +200,11 @@ impl Router {
     pub(super) fn revoke_peer(&mut self, shell: &mut impl Shell, peer: PeerId) {
         self.drop_candidates(|candidate| candidate.is_of(peer));
         let ids = self.kernel.verdicts.of_peer(peer);
-        if !ids.is_empty() {
+        // With a pair, it may have one that was withdrawn a moment ago.
+        if !ids.is_empty() || self.has_pair(peer).is_ok() {
             shell.revoke(Revoke::Peer(peer));
-            self.note_void(&ids);
         }
+        self.note_void(&ids);
     }
 
     /// Verdicts were revoked.
@@ -228,10 +233,20 @@ impl Router {
         Direction::BOTH.into_iter().for_each(|direction| self.withdraw(shell, FlowId::new(slot, direction)));
     }
 
-    /// Withdraws the verdicts on packets from peers to an address.
+    /// Withdraws the verdicts on a flow, and has not even those of its packets pass that are on their way. They may be none that the kernel
+    /// at the peer has let pass: root there can name a verdict himself, until the host forgets it.
+    pub(in crate::router) fn end_flow(&mut self, shell: &mut impl Shell, slot: u32) {
+        for direction in Direction::BOTH {
+            shell.revoke(Revoke::Flow(FlowId::new(slot, direction)));
+        }
+        self.withdraw_flow(shell, slot);
+    }
+
+    /// The same for packets from peers to an address.
     fn withdraw_to(&mut self, shell: &mut impl Shell, address: IpAddr) {
         for id in self.kernel.verdicts.to_address(address) {
             self.kernel.counts.revoked += 1;
+            shell.revoke(Revoke::Flow(id));
             self.withdraw(shell, id);
         }
     }
@@ -240,6 +255,7 @@ impl Router {
     fn withdraw(&mut self, shell: &mut impl Shell, id: FlowId) {
         let Some(mut verdict) = self.kernel.verdicts.remove(id) else { return };
         let usage = shell.withdraw(&verdict.flow);
+        self.kernel.has_withdrawn |= !verdict.is_void;
         self.count_usage(&mut verdict, usage);
         for state in [KernelState::Passes, KernelState::Void] {
             self.change_state(id, verdict.twin, state, KernelState::None);
