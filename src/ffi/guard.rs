@@ -21,18 +21,25 @@ pub fn tell_panics() {
     }));
 }
 
+/// Longest reason of a panic in a line, in characters. uWSGI's `log-master` cuts lines beyond 8 KiB off, of whatever form.
+const MAX_REASON: usize = 1000;
+
 /// A line about a panic, in which nothing can begin another line.
 fn panic_line(place: &str, payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().copied();
     let reason = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given");
     let mut line = format!("[uwsgi-tuntap] panic at {place}: ");
-    for character in reason.chars() {
+    let mut characters = reason.chars();
+    for character in characters.by_ref().take(MAX_REASON) {
         if character.is_control() {
             // A string takes everything.
             let _ = write!(line, "{}", character.escape_default());
         } else {
             line.push(character);
         }
+    }
+    if characters.next().is_some() {
+        line.push_str("...");
     }
     line
 }
@@ -80,6 +87,8 @@ mod tests {
         );
         assert_eq!(panic_line("a.rs:1:2", &"a string".to_owned()), format!("{begin}a string"));
         assert_eq!(panic_line("a.rs:1:2", &7_u8), format!("{begin}no reason given"));
+        let long = "x".repeat(100_000);
+        assert_eq!(panic_line("a.rs:1:2", &long), format!("{begin}{}...", &long[..MAX_REASON]));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `uwsgi-tuntap capture` and the request behind it: real packets of real vassals, read by tshark and tcpdump.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -366,4 +367,31 @@ fn socket_alone_will_do() {
     assert_eq!((packet.verdict.as_str(), packet.to.as_deref(), packet.rule), ("allow", Some("tun"), Some(2)));
     assert_eq!(STANDARD.decode(packet.data).expect("Base64").len(), 20);
     assert!(peer.echo(V1, EMPEROR, wait::SHORT));
+}
+
+/// What nobody reads yet is no reason to take flows off the path in the kernel, and Ctrl-C ends the wait at once.
+#[test]
+fn named_pipe_is_waited_for_before_anything_is_captured() {
+    let emperor = emperor().start();
+    let pipe = emperor.path("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("own folder");
+    let start = || {
+        let capture = command(&emperor).arguments(["capture", "--write", "pipe"]).start();
+        let place = format!("/proc/{}/wchan", capture.pid());
+        // The kernel's function that opens a named pipe (fs/pipe.c).
+        let waits = || fs::read_to_string(&place).is_ok_and(|function| function == "wait_for_partner");
+        wait::until_true("it waits for a reader", wait::LONG, waits);
+        capture
+    };
+    let mut capture = start();
+    processes::send(capture.pid(), Signal::SIGINT);
+    assert!(!capture.wait_for_exit().success());
+    assert!(!emperor.log.text().contains("captures packets"), "{}", emperor.log.text());
+    let capture = start();
+    let mut reader = fs::File::open(&pipe).expect("own file");
+    emperor.log.wait_for("captures packets", wait::LONG);
+    let mut begin = [0; 4];
+    reader.read_exact(&mut begin).expect("a file begins");
+    assert_eq!(begin, [0x0a, 0x0d, 0x0d, 0x0a], "a section of pcapng");
+    end(capture);
 }

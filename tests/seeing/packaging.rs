@@ -112,6 +112,7 @@ fn dashboard_shows_metrics_that_exist() {
         let targets = panel["targets"].as_array().expect("expressions");
         assert!(!targets.is_empty() && panel["title"].is_string(), "{panel}");
         for target in targets {
+            assert_labels_known(target);
             // Grafana fills in its variables before Prometheus sees them.
             expressions.push(target["expr"].as_str().expect("an expression").replace("$__rate_interval", "5m"));
         }
@@ -121,6 +122,26 @@ fn dashboard_shows_metrics_that_exist() {
         let all = dashboard["templating"]["list"].as_array().expect("variables");
         assert!(all.iter().any(|entry| entry["name"] == variable), "{variable}");
     }
+}
+
+/// A query by a label that its metrics don't have is valid, and shows one line for all. So is a legend, which shows nothing.
+#[track_caller]
+fn assert_labels_known(target: &Value) {
+    let families = families(&all_metrics());
+    let expression = target["expr"].as_str().expect("an expression");
+    let of_metrics = named(expression).into_iter().flat_map(|name| families[&name].1.clone());
+    // What scrapes it names the host.
+    let known: BTreeSet<String> = of_metrics.chain(["device", "instance"].map(str::to_owned)).collect();
+    let words = |text: &str, begin: &str, end: char| -> Vec<String> {
+        let parts = text.split(begin).skip(1).filter_map(|part| part.split(end).next());
+        parts.flat_map(|part| part.split(',')).map(|word| word.trim().to_owned()).collect()
+    };
+    let by = words(expression, " by (", ')');
+    let shown = words(target["legendFormat"].as_str().unwrap_or_default(), "{{", '}');
+    assert!(by.iter().all(|label| known.contains(label)), "{by:?}, but there are {known:?}: {target}");
+    let is_sum = !by.is_empty() || expression.contains("sum(") || expression.contains("max(");
+    let kept = if is_sum { by.into_iter().collect() } else { known };
+    assert!(shown.iter().all(|label| kept.contains(label)), "{shown:?}, but there are {kept:?}: {target}");
 }
 
 /// Has promtool read expressions, as those of recording rules.

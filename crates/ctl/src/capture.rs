@@ -1,9 +1,9 @@
 //! `uwsgi-tuntap capture`: packets with what becomes of them.
 
-use std::fs::OpenOptions;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -70,6 +70,8 @@ impl Arguments {
             words => Some(words.join(" ")),
         };
         let request = Request::Capture { selector, filter, snap_len: Some(self.snaplen) };
+        // Until somebody reads a named pipe, there is nobody to capture for, and Ctrl-C ends the command at once.
+        let pipe = file.as_deref().filter(|file| is_pipe(file)).map(open).transpose()?;
         let mut client = session.connect()?;
         let status: Status = read(&client.ask(&Request::Status {})?)?;
         let ending = Ending::new(&client)?;
@@ -90,16 +92,7 @@ impl Arguments {
                 write_file(&mut client, writer, limit, &ending)
             }
             Some(file) => {
-                let failed =
-                    |error: io::Error| Failed::Local(format!("{}: {error}", Printable(&file.to_string_lossy())));
-                let opened = OpenOptions::new()
-                    .write(true)
-                    .create(true)
-                    .truncate(true)
-                    .mode(FILE_MODE)
-                    .open(&file)
-                    .map_err(failed)?;
-                // It may be a named pipe.
+                let opened = pipe.map_or_else(|| open(&file), Ok)?;
                 ending.with_output(&opened)?;
                 let output = BufWriter::new(opened);
                 Writer::begin(output, self.format.unwrap_or_default(), &status.device, self.snaplen)
@@ -107,7 +100,7 @@ impl Arguments {
                     .and_then(|writer| write_file(&mut client, writer, limit, &ending))
                     .map_err(|error| match error {
                         // The reader of a named pipe has seen enough, as that of standard output.
-                        Failed::Output(error) if error.kind() != io::ErrorKind::BrokenPipe => failed(error),
+                        Failed::Output(error) if error.kind() != io::ErrorKind::BrokenPipe => failed(&file, &error),
                         error => error,
                     })
             }
@@ -117,6 +110,21 @@ impl Arguments {
             }
         }
     }
+}
+
+/// Returns true for a named pipe.
+fn is_pipe(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|it| it.file_type().is_fifo())
+}
+
+/// Opens what packets are written to. For a named pipe, this waits until somebody reads it.
+fn open(file: &Path) -> Result<File, Failed> {
+    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(file);
+    opened.map_err(|error| failed(file, &error))
+}
+
+fn failed(file: &Path, error: &io::Error) -> Failed {
+    Failed::Local(format!("{}: {error}", Printable(&file.to_string_lossy())))
 }
 
 /// Writes packets until the limit or the end, and tells how many.

@@ -2,10 +2,12 @@
 
 mod archive;
 mod facts;
+mod logs;
 mod open;
 mod program;
 mod redact;
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -26,6 +28,7 @@ use crate::text::Printable;
 use crate::top::Sources;
 
 use archive::{Archive, MAX_PART, file_name};
+use logs::HeldLog;
 use open::Opened;
 use program::Kept;
 use redact::Secrets;
@@ -72,7 +75,8 @@ pub struct Arguments {
     /// Where the archive goes; - is standard output. Without it, uwsgi-tuntap-support-DATE-TIME.tar.gz in this folder
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// A log of uWSGI, of which the last lines about the plugin are taken; may be repeated
+    /// A log of uWSGI, of which the last lines about the plugin are taken; may be repeated. Without --log and --journal, those are
+    /// taken that the routers' instances write to
     #[arg(long, value_name = "FILE")]
     log: Vec<PathBuf>,
     /// A unit of systemd, of whose journal the last lines about the plugin are taken; may be repeated
@@ -95,7 +99,8 @@ impl Arguments {
         // Files come first: what is secret in them is left out of all that follows.
         let sources = Sources::new(session.common.wanted());
         let routers = find_routers(&sources, &session.common, &mut collection.archive);
-        let files = if self.files.is_empty() { started_with(&routers) } else { self.files };
+        let masters = masters_of(&routers);
+        let files = if self.files.is_empty() { started_with(&masters) } else { self.files };
         let trusted = collection.ini_files(&files);
         collection.machine(&self.examination.uwsgi);
         collection.doctor(&self.examination, &trusted);
@@ -103,9 +108,7 @@ impl Arguments {
             collection.router(number, router);
         }
         if self.log.is_empty() && self.journal.is_empty() {
-            collection
-                .archive
-                .miss("last lines of logs", "name the log with --log, or a unit of systemd with --journal");
+            collection.logs_of(&masters);
         }
         self.log.iter().enumerate().for_each(|(number, file)| collection.log_file(number, file));
         self.journal.iter().enumerate().for_each(|(number, unit)| collection.journal(number, unit));
@@ -158,10 +161,16 @@ fn find_routers(sources: &Sources, common: &Common, archive: &mut Archive) -> Ve
     routers
 }
 
+/// The masters of the routers' instances, each once.
+fn masters_of(routers: &[Router]) -> Vec<i32> {
+    let masters: BTreeSet<i32> = routers.iter().map(|router| router.master).filter(|pid| *pid > 0).collect();
+    masters.into_iter().collect()
+}
+
 /// The ini files on the command lines of the routers' instances, where these are root's or one's own.
-fn started_with(routers: &[Router]) -> Vec<PathBuf> {
+fn started_with(masters: &[i32]) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    for master in routers.iter().map(|router| router.master).filter(|pid| *pid > 0) {
+    for master in masters {
         let Ok(line) = fs::read(format!("/proc/{master}/cmdline")) else { continue };
         let Ok(folder) = fs::read_link(format!("/proc/{master}/cwd")) else { continue };
         for word in line.split(|byte| *byte == 0).filter_map(|word| std::str::from_utf8(word).ok()) {
@@ -300,11 +309,32 @@ impl Collection {
         Ok(value)
     }
 
-    /// Vassals' logs may all have one name, in folders of their own.
+    /// Adds the logs that instances write to: files, and the journals of their units.
+    fn logs_of(&mut self, masters: &[i32]) {
+        let mut files: Vec<HeldLog> = Vec::new();
+        for held in masters.iter().flat_map(|master| logs::files_of(*master)) {
+            if files.iter().all(|other| other.name != held.name) {
+                files.push(held);
+            }
+        }
+        let units: BTreeSet<String> = masters.iter().filter_map(|master| logs::unit_of(*master)).collect();
+        if files.is_empty() && units.is_empty() {
+            let why = "name the log with --log, or a unit of systemd with --journal";
+            self.archive.miss("last lines of logs", why);
+        }
+        files.iter().enumerate().for_each(|(number, held)| self.log_text(number, &held.name, Opened::held(&held.fd)));
+        units.iter().enumerate().for_each(|(number, unit)| self.journal(number, unit));
+    }
+
     fn log_file(&mut self, number: usize, path: &Path) {
+        self.log_text(number, path, Opened::new(path));
+    }
+
+    /// Vassals' logs may all have one name, in folders of their own.
+    fn log_text(&mut self, number: usize, path: &Path, opened: Result<Opened, String>) {
         let what = format!("last lines about the plugin in {}", path.display());
         let name = path.file_name().map(|name| file_name(&name.to_string_lossy())).unwrap_or_default();
-        let text = Opened::new(path).and_then(|opened| opened.tail(LOG_TAIL));
+        let text = opened.and_then(|opened| opened.tail(LOG_TAIL));
         let text = text.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned());
         self.log(&format!("{number:03}-{name}"), what, text);
     }

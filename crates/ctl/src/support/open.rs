@@ -46,6 +46,20 @@ impl Opened {
         Err("it is no regular file".to_owned())
     }
 
+    /// Opens the regular file behind a descriptor of another process, by its path in /proc: a file that this process has open
+    /// already, so that no name leads elsewhere.
+    ///
+    /// # Errors
+    /// The process is gone or somebody else's, or the file isn't regular.
+    pub fn held(fd: &Path) -> Result<Self, String> {
+        let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(fd);
+        let file = file.map_err(|error| error.to_string())?;
+        let is_regular = file.metadata().is_ok_and(|it| it.is_file());
+        // Others may change what is in it, as in any log.
+        if is_regular { Ok(Self { file, is_others: true }) } else { Err("it is no regular file".to_owned()) }
+    }
+
     /// The last bytes of it, `most` of them, and true if it has more.
     ///
     /// # Errors

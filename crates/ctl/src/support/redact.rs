@@ -10,7 +10,8 @@ pub const LEFT_OUT: &str = "(left out)";
 const OWN: &str = "tuntap-";
 
 /// uWSGI's options that matter to the plugin, and whose values are no secrets.
-const HARMLESS: [&str; 66] = [
+const HARMLESS: [&str; 75] = [
+    "abstract-socket",
     "auto-procname",
     "buffer-size",
     "cap",
@@ -18,6 +19,7 @@ const HARMLESS: [&str; 66] = [
     "chdir",
     "cheap",
     "cheaper",
+    "chmod-socket",
     "chown-socket",
     "chroot",
     "cpu-affinity",
@@ -34,6 +36,7 @@ const HARMLESS: [&str; 66] = [
     "emperor-stats",
     "emperor-tyrant",
     "emperor-use-clone",
+    "enable-metrics",
     "enable-threads",
     "exit-on-reload",
     "gid",
@@ -47,9 +50,14 @@ const HARMLESS: [&str; 66] = [
     "lazy",
     "lazy-apps",
     "listen",
+    "log-date",
+    "log-master",
+    "log-master-bufsize",
+    "logdate",
     "logto",
     "logto2",
     "master",
+    "master-as-root",
     "max-fd",
     "max-requests",
     "need-app",
@@ -66,6 +74,7 @@ const HARMLESS: [&str; 66] = [
     "reload-on-rss",
     "safe-pidfile",
     "socket",
+    "socket-timeout",
     "stats",
     "stats-http",
     "stats-minified",

@@ -206,11 +206,29 @@ fn archive_is_new_and_its_owners_alone() {
     assert!(files(&output.stdout).contains_key("versions.txt"));
     let told = text(&output.stderr);
     assert!(told.contains("versions.txt"));
-    // Whoever reads it would miss the log most.
-    assert!(
-        told.contains("last lines of logs: name the log with --log, or a unit of systemd with --journal"),
-        "{told}"
-    );
+}
+
+/// Who makes a report needn't know where the instance logs to: it has the file open.
+#[test]
+fn log_that_the_instance_writes_to_is_found() {
+    let router = router();
+    let path = router.file("emperor.log", LOG);
+    let _held = fs::OpenOptions::new().append(true).open(&path).expect("own file");
+    let _other =
+        fs::OpenOptions::new().append(true).open(router.file("access.log", "GET / => 200\n")).expect("own file");
+    let log = |arguments: &[&str]| {
+        let output = router.run(&[&["support", "--uwsgi", "true", "-o", "-"], arguments].concat());
+        let files = files(&output.stdout);
+        let found = files.iter().find(|(name, _)| name.starts_with("logs/") && name.ends_with("-emperor.log"));
+        (found.map(|(_, text)| text.clone()), files["CONTENTS.txt"].clone())
+    };
+    let (found, contents) = log(&[]);
+    let found = found.expect("it is found");
+    assert!(found.contains("peer 10.137.0.2 joined") && !found.contains("s3cret-application"), "{found}");
+    assert!(contents.contains("access.log: no line of it is about the plugin"), "{contents}");
+    // Whoever names one gets no other.
+    let named = router.file("named.log", LOG);
+    assert_eq!(log(&["--log", &named]).0, None);
 }
 
 #[test]
@@ -319,6 +337,10 @@ fn what_is_missing_is_told_and_nothing_waits_for_ever() {
 
     let nowhere =
         command().args(["support", "--control", "/nowhere/x.control", "-o", "-"]).output().expect("it starts");
-    assert!(text(&nowhere.stderr).contains("can't connect"), "{}", text(&nowhere.stderr));
+    let told = text(&nowhere.stderr);
+    assert!(told.contains("can't connect"), "{told}");
+    // Whoever reads it would miss the log most.
+    let wanted = "last lines of logs: name the log with --log, or a unit of systemd with --journal";
+    assert!(told.contains(wanted), "{told}");
     assert_eq!(fails(&command().args(["support", "--json"]).output().expect("it starts"), 2).lines().count(), 5);
 }
