@@ -16,6 +16,11 @@ fn timeout_factor() -> u32 {
     std::env::var("TUNTAP_TIMEOUT_FACTOR").map_or(1, |it| it.parse().expect("TUNTAP_TIMEOUT_FACTOR is a number"))
 }
 
+/// Returns true if the machine is said to be slow: it is emulated, or valgrind runs what is tested.
+pub fn is_slow() -> bool {
+    timeout_factor() > 1
+}
+
 /// The first value that `probe` yields before the deadline.
 pub fn try_until<T>(within: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + within * timeout_factor();

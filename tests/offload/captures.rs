@@ -20,7 +20,7 @@ fn captured_flow_goes_by_the_router_until_the_end() {
     let filter = FlowFilter { port: Some(flow.port()), ..FlowFilter::default() };
     control.ask::<Value>(&Request::Capture { selector: None, filter, snap_len: None });
     let before = pair_packets(&net);
-    flow.until_all_pass(COUNT);
+    flow.assert_all_pass(COUNT);
     // None of them passes in the kernel.
     assert_none_passed(pair_packets(&net), before);
     for number in 0..2 * COUNT {

@@ -25,7 +25,7 @@ fn kernel_without_tcx_has_the_path_by_clsact() {
     }
     // Without its pair, a vassal's packets go by the router, and the filter is gone.
     first.sh("ip link del tv0");
-    host.until_all_pass(5);
+    wait::until_true("packets pass", wait::LONG, || (0..5).all(|_| host.pass()));
     wait::until_true("no filter is left, or a new pair is there", wait::LONG, || {
         first.has_device("tv0") || !first.sh("tc filter show dev uwsgi0 egress").contains("uwsgi-tuntap")
     });
@@ -36,9 +36,9 @@ fn kernel_without_bpf_has_no_path_and_is_told_of_once() {
     let emperor = emperor_without("none", "auto").start_in(Netns::new().with_ipv6());
     let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let flow = Datagrams::open(&net, V1, &emperor.netns, EMPEROR);
-    flow.until_all_pass(50);
+    flow.assert_all_pass(50);
     emperor.kill_router();
-    flow.until_all_pass(5);
+    wait::until_true("packets pass", wait::LONG, || (0..5).all(|_| flow.pass()));
     assert_eq!(pair_packets(&net), [0, 0]);
     let text = emperor.log.text();
     let lines: Vec<_> = text.lines().filter(|line| line.contains("tuntap-router-offload")).collect();

@@ -98,7 +98,7 @@ fn peers_in_frames_go_by_the_router() {
     host.until_in_kernel(&first);
     for flow in [Datagrams::open(&second, V2, &emperor.netns, EMPEROR), Datagrams::open(&first, V1, &second, V2)] {
         let before = pair_packets(&first);
-        flow.until_all_pass(50);
+        flow.assert_all_pass(50);
         assert_none_passed(pair_packets(&first), before);
         assert!(!second.has_device("tv0"));
     }
@@ -138,7 +138,7 @@ fn vassal_that_does_without_the_path_has_no_pair() {
     Datagrams::open(&second, V2, &emperor.netns, EMPEROR).until_in_kernel(&second);
     let before = pair_packets(&second);
     for flow in [Datagrams::open(&first, V1, &emperor.netns, EMPEROR), Datagrams::open(&first, V1, &second, V2)] {
-        flow.until_all_pass(50);
+        flow.assert_all_pass(50);
     }
     assert_none_passed(pair_packets(&second), before);
     assert!(!first.has_device("tv0"));
