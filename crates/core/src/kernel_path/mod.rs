@@ -127,6 +127,9 @@ pub enum WhyNot {
     /// The next packet is decided anew.
     #[error("its next packet is decided anew")]
     Undecided,
+    /// They could pass in the kernel, and have no verdict: the flow was idle, or has few packets since the last change.
+    #[error("the router decides its next packets")]
+    NotGiven,
     /// They are dropped or rejected.
     #[error("its packets don't pass")]
     Verdict,

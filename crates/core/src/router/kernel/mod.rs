@@ -143,7 +143,8 @@ impl Router {
         let (number, direction) = sender.map_or((number, direction), |sender| (sender, Direction::Out));
         let (from, to) = self.ends_of(number, direction);
         self.verdict_for(number, direction, from, to)?;
-        [from, to].into_iter().flatten().try_for_each(|peer| self.has_pair(peer))
+        [from, to].into_iter().flatten().try_for_each(|peer| self.has_pair(peer))?;
+        Err(WhyNot::NotGiven)
     }
 
     /// Follows what has changed, before anything else passes in the kernel.

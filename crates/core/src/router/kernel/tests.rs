@@ -381,6 +381,7 @@ fn verdicts_that_were_withdrawn_a_moment_ago_are_revoked() {
         let (mut world, peer) = World::with_flow(Policy::default());
         world.poll(Duration::from_secs(11));
         assert!(world.verdicts().is_empty() && world.shell.kernel.revoked.is_empty(), "nobody uses them");
+        assert_eq!(world.router.path_of(0, Direction::Out), Err(WhyNot::NotGiven));
         (world, peer)
     };
     let (mut world, _) = withdrawn();
