@@ -188,10 +188,10 @@ impl Router {
     /// Makes all verdicts void.
     pub(in crate::router) fn revoke_all(&mut self, shell: &mut impl Shell) {
         self.drop_candidates(|_| true);
-        if !self.kernel.verdicts.has_live() && !std::mem::take(&mut self.kernel.has_withdrawn) {
+        let has_withdrawn = std::mem::take(&mut self.kernel.has_withdrawn);
+        if !has_withdrawn && !self.kernel.verdicts.has_live() {
             return;
         }
-        self.kernel.has_withdrawn = false;
         self.kernel.generation = self.kernel.generation.wrapping_add(1).max(1);
         shell.revoke(Revoke::All { generation: self.kernel.generation });
         self.note_void(&self.kernel.verdicts.live());
