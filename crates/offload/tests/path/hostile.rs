@@ -93,7 +93,7 @@ impl Drop for Decided {
 
 impl Decided {
     fn new() -> Self {
-        let mut world = World::new(Hooks::Tcx);
+        let mut world = World::new(Hooks::of_kernel());
         let pair = world.pair();
         let (peer, host) = (world.peer.namespace.udp(PEER[0]), world.host.udp(HOST[0]));
         let [local, remote] = [&peer, &host].map(|socket| socket.local_addr().expect("an address"));

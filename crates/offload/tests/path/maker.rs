@@ -44,7 +44,7 @@ impl Maker {
         let config = Config {
             maps,
             programs,
-            hooks: Hooks::Tcx,
+            hooks: Hooks::of_kernel(),
             device: device_name,
             guard: None,
             socket: other,

@@ -22,8 +22,17 @@ fn ip(arguments: &str) -> String {
 }
 
 #[test]
+fn linux_has_tcx_from_6_6_on() {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(str::parse);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else { panic!("{release}") };
+    let version: (u32, u32) = (major, minor);
+    assert_eq!(Hooks::of_kernel(), if version >= (6, 6) { Hooks::Tcx } else { Hooks::Clsact });
+}
+
+#[test]
 fn pair_is_quiet_and_belongs_to_a_group() {
-    let mut world = World::new(Hooks::Tcx);
+    let mut world = World::new(Hooks::of_kernel());
     // A device of a router of IPv6 joins the group of all routers, and tells its neighbour, if it has multicast.
     for namespace in [&world.host, &world.peer.namespace] {
         for part in ["default", "all"] {
@@ -53,7 +62,7 @@ fn pair_is_quiet_and_belongs_to_a_group() {
 #[test]
 fn damage_is_noticed() {
     let elsewhere = Namespace::new();
-    let mut world = World::new(Hooks::Tcx);
+    let mut world = World::new(Hooks::of_kernel());
     for damage in ["set tv0 down", "set tv0 mtu 1280", "del tv0", "moved", "del uwsgi0", "host", "bare"] {
         let pair = world.pair();
         world.pairs.check(&pair).expect(damage);
@@ -108,7 +117,8 @@ fn pair_that_a_peer_has_deleted_or_renamed_is_no_error_to_remove() {
     let mut world = World::new(Hooks::Clsact);
     let [first, second, third] = [0, 1, 2].map(|_| world.pairs.make(world.peer.descriptor()).expect("a pair"));
     world.peer.namespace.within(|| ip("link del tv0"));
-    world.peer.namespace.within(|| ip("link set tv1 name mine"));
+    // Linux renames devices that are up from 6.2 on.
+    world.peer.namespace.within(|| ip("link set tv1 down") + &ip("link set tv1 name mine"));
     world.pairs.remove([first]).expect("it is gone already");
     world.pairs.remove([second, third]).expect("both are removed");
     world.peer.namespace.within(|| assert!(!ip("-o link show").contains("tv")));
@@ -137,7 +147,7 @@ fn next_removal_makes_up_for_one_that_failed() {
 
 #[test]
 fn next_process_removes_what_an_earlier_one_has_left() {
-    let world = World::new(Hooks::Tcx);
+    let world = World::new(Hooks::of_kernel());
     let World { host: _host, peer, maps, mut pairs, router_device: _device, .. } = world;
     let pair = pairs.make(peer.descriptor()).expect("a pair");
     // As a process that is killed leaves them.
@@ -145,7 +155,7 @@ fn next_process_removes_what_an_earlier_one_has_left() {
     let group = group_of(ROUTER);
     assert_eq!(ip(&format!("-o link show group {group}")).lines().count(), 1);
     let programs = Programs::load(maps).expect("the verifier agrees");
-    let mut next = Pairs::new(maps, &programs, Hooks::Tcx, ROUTER, None).expect("netlink");
+    let mut next = Pairs::new(maps, &programs, Hooks::of_kernel(), ROUTER, None).expect("netlink");
     next.clear([]).expect("removed");
     assert_eq!(ip(&format!("-o link show group {group}")), "");
     peer.namespace.within(|| assert!(!ip("-o link show").contains("tv0")));
@@ -155,7 +165,7 @@ fn next_process_removes_what_an_earlier_one_has_left() {
 
 #[test]
 fn what_is_no_peer_in_another_namespace_gets_no_pair() {
-    let mut world = World::new(Hooks::Tcx);
+    let mut world = World::new(Hooks::of_kernel());
     let own = world.router_device.try_clone().expect("a descriptor");
     assert!(matches!(world.pairs.make(own), Err(PairError::OwnNamespace)));
     let file = std::fs::File::open("/dev/null").expect("a file");
@@ -169,7 +179,7 @@ fn what_is_no_peer_in_another_namespace_gets_no_pair() {
 
 #[test]
 fn many_pairs_are_made_and_removed() {
-    many_pairs(Hooks::Tcx);
+    many_pairs(Hooks::of_kernel());
     many_pairs(Hooks::Clsact);
 }
 

@@ -70,8 +70,8 @@ fn datagrams_pass_in_the_kernel(hooks: Hooks) {
 }
 
 #[test]
-fn datagrams_pass_in_the_kernel_by_tcx() {
-    datagrams_pass_in_the_kernel(Hooks::Tcx);
+fn datagrams_pass_in_the_kernel_by_the_better_hooks() {
+    datagrams_pass_in_the_kernel(Hooks::of_kernel());
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn datagrams_pass_in_the_kernel_by_clsact() {
 fn stream_passes_in_the_kernel_but_for_its_begin_and_end() {
     const LEN: usize = 64 << 20;
     for family in [0, 1] {
-        let mut world = World::new(Hooks::Tcx);
+        let mut world = World::new(Hooks::of_kernel());
         let pair = world.pair();
         let listener = world.host.listen(HOST[family]);
         let peer = world.peer.namespace.connect(listener.local_addr().expect("an address"));
@@ -112,7 +112,7 @@ fn stream_passes_in_the_kernel_but_for_its_begin_and_end() {
 
 #[test]
 fn echo_messages_pass_in_the_kernel() {
-    let mut world = World::new(Hooks::Tcx);
+    let mut world = World::new(Hooks::of_kernel());
     let pair = world.pair();
     for (family, protocol, request, reply) in [(0, 1, 8, 0), (1, 58, 128, 129)] {
         let identifier = 4711;
@@ -144,7 +144,7 @@ fn echo_messages_pass_in_the_kernel() {
 
 #[test]
 fn fragments_and_options_pass_the_router() {
-    let mut world = World::new(Hooks::Tcx);
+    let mut world = World::new(Hooks::of_kernel());
     let pair = world.pair();
     let sockets = udp_pair(&world, 0);
     decide_udp(&mut world, 0, &pair, &sockets);
@@ -176,7 +176,7 @@ fn fragments_and_options_pass_the_router() {
 /// As a tunnel in UDP leaves the checksum of an inner packet to the device. The host's end would drop it.
 #[test]
 fn packet_with_a_checksum_elsewhere_passes_the_router() {
-    let mut world = World::new(Hooks::Tcx);
+    let mut world = World::new(Hooks::of_kernel());
     let pair = world.pair();
     let sockets = udp_pair(&world, 0);
     decide_udp(&mut world, 0, &pair, &sockets);
@@ -214,7 +214,7 @@ raw.send(struct.pack('=BBHHHH', 1, 0, 0, 0, 20, {offset}) + packet)",
 /// A look can't know when within the time since the one before a packet has passed.
 #[test]
 fn flow_is_idle_since_a_look_has_seen_its_last_packet() {
-    let mut world = World::new(Hooks::Tcx);
+    let mut world = World::new(Hooks::of_kernel());
     let pair = world.pair();
     let sockets = udp_pair(&world, 0);
     decide_udp(&mut world, 0, &pair, &sockets);
@@ -234,7 +234,7 @@ fn flow_is_idle_since_a_look_has_seen_its_last_packet() {
 /// Everything that makes a verdict void, each of which takes effect before the next packet.
 #[test]
 fn void_verdict_lets_nothing_pass() {
-    let mut world = World::new(Hooks::Tcx);
+    let mut world = World::new(Hooks::of_kernel());
     let pair = world.pair();
     let sockets = udp_pair(&world, 0);
     let address = |socket: &UdpSocket| socket.local_addr().expect("an address");
@@ -264,7 +264,7 @@ fn void_verdict_lets_nothing_pass() {
 
 #[test]
 fn verdicts_of_an_earlier_process_are_void() {
-    let mut world = World::new(Hooks::Tcx);
+    let mut world = World::new(Hooks::of_kernel());
     let pair = world.pair();
     let sockets = udp_pair(&world, 0);
     decide_udp(&mut world, 0, &pair, &sockets);
@@ -280,7 +280,7 @@ fn verdicts_of_an_earlier_process_are_void() {
 
 #[test]
 fn peer_without_the_claim_sends_nothing_into_the_host() {
-    let mut world = World::new(Hooks::Tcx);
+    let mut world = World::new(Hooks::of_kernel());
     let pair = world.pair();
     let sockets = udp_pair(&world, 0);
     decide_udp(&mut world, 0, &pair, &sockets);
@@ -299,7 +299,7 @@ fn peer_without_the_claim_sends_nothing_into_the_host() {
 /// As it is done to have the router see a packet of the flow now and then.
 #[test]
 fn verdict_that_is_taken_back_and_given_again_loses_no_packet() {
-    let mut world = World::new(Hooks::Tcx);
+    let mut world = World::new(Hooks::of_kernel());
     let pair = world.pair();
     let sockets = udp_pair(&world, 0);
     let before = world.by_router();
@@ -340,7 +340,7 @@ fn pass_after(from: &UdpSocket, to: &UdpSocket, text: &[u8]) {
 #[test]
 fn peers_reach_each_other_in_the_kernel() {
     const OTHER: [&str; 2] = ["10.77.0.3", "fd00:77::3"];
-    let mut world = World::new(Hooks::Tcx);
+    let mut world = World::new(Hooks::of_kernel());
     let first = world.pair();
     let other = Peer::new(OTHER);
     let second = world.pair_of(other.descriptor());

@@ -19,8 +19,11 @@ use tuntap_offload::verdicts::Verdicts;
 use tuntap_sys::netlink::{LinkChange, Netlink};
 use tuntap_sys::tun::{MAX_PACKET_LEN, Tun};
 
-/// How long anything may take that has to happen.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long anything may take that has to happen: longer where `TUNTAP_TIMEOUT_FACTOR` says that the machine is slow.
+fn patience() -> Duration {
+    let factor = std::env::var("TUNTAP_TIMEOUT_FACTOR").map_or(1, |it| it.parse().expect("it is a number"));
+    Duration::from_secs(30) * factor
+}
 
 pub const VERDICTS: u32 = 64;
 
@@ -86,7 +89,7 @@ impl Namespace {
 
     pub fn udp(&self, address: &str) -> UdpSocket {
         let socket = self.within(|| UdpSocket::bind(at(address, 0)).expect("a port"));
-        socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        socket.set_read_timeout(Some(patience())).expect("a socket");
         socket
     }
 
@@ -95,7 +98,7 @@ impl Namespace {
     }
 
     pub fn connect(&self, address: SocketAddr) -> TcpStream {
-        self.within(|| TcpStream::connect_timeout(&address, PATIENCE).expect("a connection"))
+        self.within(|| TcpStream::connect_timeout(&address, patience()).expect("a connection"))
     }
 }
 
@@ -244,9 +247,9 @@ pub fn keys(protocol: u8, local: SocketAddr, remote: SocketAddr) -> [Key; 2] {
 
 /// Waits until something holds.
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience();
     while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "{what}: not within {:?}", patience());
         std::thread::sleep(Duration::from_millis(2));
     }
 }
