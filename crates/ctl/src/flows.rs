@@ -153,8 +153,8 @@ pub fn fate(flow: &FlowEntry) -> String {
 fn in_kernel(flow: &FlowEntry) -> &'static str {
     match [&flow.path_out, &flow.path_in].map(|path| path.as_deref() == Some("kernel")) {
         [true, true] => ", in the kernel",
-        [true, false] => ", out in the kernel",
-        [false, true] => ", in in the kernel",
+        [true, false] => ", in the kernel (out)",
+        [false, true] => ", in the kernel (in)",
         [false, false] => "",
     }
 }

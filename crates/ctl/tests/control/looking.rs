@@ -242,7 +242,7 @@ fn flows_tell_what_passes_in_the_kernel() {
     let none = FlowEntry { path_out: path("the path in the kernel is off"), ..flow() };
     let shown = Router::with(&FlowList { flows: vec![both, out, inward, none], matching: 4 }).shows(&["flows"]);
     let wanted =
-        ["allow 12, in the kernel ", "allow 12, out in the kernel ", "allow 12, in in the kernel ", "allow 12  "];
+        ["allow 12, in the kernel ", "allow 12, in the kernel (out) ", "allow 12, in the kernel (in) ", "allow 12  "];
     for (line, wanted) in shown.lines().skip(1).zip(wanted) {
         assert!(line.contains(wanted), "{line}");
     }
