@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::panic::{PanicHookInfo, UnwindSafe, catch_unwind, set_hook, take_hook};
 
 use super::uwsgi;
+use tuntap_api::text::needs_escape;
 use tuntap_sys::log::Event;
 
 /// Has each panic told by a line of uWSGI's log, in the form of the others: where it is in the source, and why. Rust's own lines,
@@ -31,7 +32,7 @@ fn panic_line(place: &str, payload: &(dyn Any + Send)) -> String {
     let mut line = format!("[uwsgi-tuntap] panic at {place}: ");
     let mut characters = reason.chars();
     for character in characters.by_ref().take(MAX_REASON) {
-        if character.is_control() {
+        if needs_escape(character) {
             // A string takes everything.
             let _ = write!(line, "{}", character.escape_default());
         } else {

@@ -12,6 +12,7 @@ pub mod metrics;
 mod routes;
 mod shape;
 mod snapshot;
+pub mod text;
 mod trunks;
 
 use std::borrow::Cow;

@@ -4,6 +4,7 @@ use std::fmt::{self, Display, Formatter, Write};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use tuntap_api::text::needs_escape;
 
 /// Text from outside, cut to a length that fits a screen, with everything escaped that a terminal would act upon.
 pub struct Printable<'a>(pub &'a str);
@@ -36,17 +37,7 @@ pub fn escaped_lines(text: &str) -> String {
 }
 
 fn write_escaped(out: &mut impl Write, char: char) -> fmt::Result {
-    if char.is_control() || changes_direction(char) {
-        write!(out, "{}", char.escape_unicode())
-    } else {
-        out.write_char(char)
-    }
-}
-
-/// Returns true for invisible characters and for those after which a terminal may show text in another order (Unicode
-/// Standard Annex 9).
-const fn changes_direction(char: char) -> bool {
-    matches!(char, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    if needs_escape(char) { write!(out, "{}", char.escape_unicode()) } else { out.write_char(char) }
 }
 
 /// A number of bytes in binary units (IEC 80000-13).

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use tuntap_api::text::needs_escape;
+
 /// How serious a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -65,15 +67,10 @@ impl fmt::Display for Printable<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.chars().try_for_each(|char| match char {
             '\t' => fmt::Write::write_char(formatter, ' '),
-            _ if char.is_control() || changes_direction(char) => write!(formatter, "{}", char.escape_unicode()),
+            _ if needs_escape(char) => write!(formatter, "{}", char.escape_unicode()),
             _ => fmt::Write::write_char(formatter, char),
         })
     }
-}
-
-/// Returns true for invisible characters and for those after which a terminal may show text in another order (Unicode Standard Annex 9).
-const fn changes_direction(char: char) -> bool {
-    matches!(char, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

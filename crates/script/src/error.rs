@@ -1,6 +1,7 @@
 //! Failures of scripts.
 
 use thiserror::Error;
+use tuntap_api::text::needs_escape;
 
 use super::limits::MAX_ERROR;
 
@@ -61,9 +62,7 @@ pub(crate) fn printable(text: &str, max: usize) -> String {
     let mut result = String::new();
     let mut room = max;
     for char in text.chars() {
-        // U+2028 and on: line ends and changes of the direction.
-        let is_plain = !char.is_control()
-            && !matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let is_plain = !needs_escape(char);
         let len = if is_plain { 1 } else { char.escape_default().count() };
         if len > room {
             result.push('…');
