@@ -63,11 +63,22 @@ const ONLY: [u8; INDEX_LEN] = [0; INDEX_LEN];
 #[derive(Debug, Error)]
 pub enum MapsError {
     /// The kernel refuses one.
-    #[error("a BPF map: {0}")]
+    #[error("a BPF map: {0}{hint}", hint = hint(*.0))]
     Map(#[from] Errno),
     /// The layout of its packets is not known.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+}
+
+/// What a refusal can mean beside what it says.
+const fn hint(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EPERM => {
+            " (it takes CAP_BPF or CAP_SYS_ADMIN; before Linux 5.11 also CAP_SYS_RESOURCE, or a limit of locked memory that is far above 64 KiB, \
+             as by LimitMEMLOCK=infinity of systemd)"
+        }
+        _ => "",
+    }
 }
 
 /// Why programs can't read what they need of packets.

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU64;
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 
-use super::{Attributes, Command, ObjectName, address, address_mut, call, object_name, open};
+use super::{Attributes, Command, ObjectName, address, address_mut, call, make, object_name};
 
 /// BPF_F_NO_PREALLOC: elements take memory as they come.
 const NO_PREALLOC: u32 = 1;
@@ -140,7 +140,7 @@ impl Map {
             numa_node: 0,
             name: object_name(name),
         };
-        let file = open(Command::MapCreate, &mut attributes)?;
+        let file = make(Command::MapCreate, &mut attributes)?;
         Ok(Self { file, kind, key_len, value_len, max_entries })
     }
 
