@@ -65,6 +65,11 @@ pub enum MapsError {
     /// The kernel refuses one.
     #[error("a BPF map: {0}{hint}", hint = hint(*.0))]
     Map(#[from] Errno),
+    /// Only processes with capabilities may use maps.
+    #[error(
+        "kernel.unprivileged_bpf_disabled keeps the router, which has no capability, from its maps; it has to be 0 before Linux 5.19"
+    )]
+    Closed,
     /// The layout of its packets is not known.
     #[error(transparent)]
     Layout(#[from] LayoutError),
@@ -164,9 +169,12 @@ pub struct Maps {
 }
 
 impl Maps {
-    /// Makes the maps, for so many verdicts. Needs CAP_BPF.
+    /// Makes the maps, for so many verdicts. Needs CAP_BPF; who uses them needs nothing.
     pub fn new(verdicts: u32) -> Result<Self, MapsError> {
         const WORD: usize = size_of::<u64>();
+        if !Map::serves_without_capabilities()? {
+            return Err(MapsError::Closed);
+        }
         let control = Map::new(c"tuntap_control", MapKind::Words, INDEX_LEN, CONTROL_WORDS * WORD, 1)?;
         let maps = Self {
             turnstile: Map::holding(c"tuntap_turn", &control)?,

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 
+use caps::CapSet;
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 
@@ -142,6 +143,21 @@ impl Map {
         };
         let file = make(Command::MapCreate, &mut attributes)?;
         Ok(Self { file, kind, key_len, value_len, max_entries })
+    }
+
+    /// Returns true if a process without capabilities may look up, set and remove elements of maps that it has open. Before Linux 5.19 that
+    /// takes `kernel.unprivileged_bpf_disabled = 0`, since the kernel refuses it all of bpf(2) otherwise. Asks by a map of one word.
+    pub fn serves_without_capabilities() -> nix::Result<bool> {
+        let map = Self::new(c"tuntap_probe", MapKind::Words, INDEX_LEN, size_of::<u64>(), 1)?;
+        let effective = caps::read(None, CapSet::Effective).map_err(|_| Errno::EINVAL)?;
+        caps::clear(None, CapSet::Effective).map_err(|_| Errno::EPERM)?;
+        let is_set = map.set(&[0; INDEX_LEN], &[0; size_of::<u64>()]);
+        // They are among the permitted ones still.
+        caps::set(None, CapSet::Effective, &effective).map_err(|_| Errno::EPERM)?;
+        match is_set {
+            Err(Errno::EPERM) => Ok(false),
+            result => result.map(|()| true),
+        }
     }
 
     /// Reads the value of a key. Returns false if there is none.
