@@ -8,8 +8,8 @@
  *
  * peer_out and host_out are on the egress of the TUN devices: what they don't take goes on to the reader, which is the router.
  * host_in and peer_in are on the ingress of the pair. host_in is the authority: root in the peer's namespace can send anything
- * there, so that whatever isn't decided ends there. Instructions in src/generated.rs are made of this file, see
- * tests/generated.rs.
+ * there, so that whatever isn't decided ends there. The clerk sees no packets, but messages of the router's process.
+ * Instructions in src/generated.rs are made of this file, see tests/generated.rs.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -414,6 +414,41 @@ SEC("tc/peer_in") int peer_in(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	indexes = pair->indexes;
 	return (__u32)indexes == skb->ifindex ? bpf_redirect(indexes >> 32, BPF_F_INGRESS) : TC_ACT_SHOT;
+}
+
+/* Says what has become of a change: 0, or a negative error number. */
+static __always_inline void answer(const struct change *change, long result)
+{
+	control.answer = (__u64)change->number << 32 | (__u32)-result;
+}
+
+/*
+ * On a unix socket that only the router's process sends to: makes the changes that it asks for, within its call of send(2). That
+ * process may not call bpf(2). The kernel drops a message for which a socket filter returns 0, so that nobody has to receive it.
+ * What is no change has no answer.
+ */
+SEC("socket/clerk") int clerk(struct __sk_buff *skb)
+{
+	struct flow_change of_flow;
+	struct claim_change of_claim;
+	__u32 unused = 0;
+
+	if (skb->len == sizeof of_flow) {
+		if (bpf_skb_load_bytes(skb, 0, &of_flow, sizeof of_flow))
+			return 0;
+		if (of_flow.change.kind == SET_FLOW)
+			answer(&of_flow.change, bpf_map_update_elem(&flows, &of_flow.key, &of_flow.verdict, BPF_ANY));
+		else if (of_flow.change.kind == REMOVE_FLOW)
+			answer(&of_flow.change, bpf_map_delete_elem(&flows, &of_flow.key));
+	} else if (skb->len == sizeof of_claim) {
+		if (bpf_skb_load_bytes(skb, 0, &of_claim, sizeof of_claim))
+			return 0;
+		if (of_claim.change.kind == SET_CLAIM)
+			answer(&of_claim.change, bpf_map_update_elem(&claims, &of_claim.claim, &unused, BPF_ANY));
+		else if (of_claim.change.kind == REMOVE_CLAIM)
+			answer(&of_claim.change, bpf_map_delete_elem(&claims, &of_claim.claim));
+	}
+	return 0;
 }
 
 /* bpf_probe_read_kernel is for programs under a licence that is compatible with the GPL. */

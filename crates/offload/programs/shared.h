@@ -65,6 +65,34 @@ struct pair {
 struct control {
 	__u64 generation;
 	__u64 device; /* index of the router's device */
+	__u64 answer; /* to the last change: its number in the upper half, and 0 or the error (errno(3)) */
+};
+
+/*
+ * How a message of the router's process begins, which asks the clerk for a change of a map. src/clerk.rs writes it. Its length follows
+ * from its kind.
+ */
+struct change {
+	__u32 number; /* the sender's, for the answer */
+	__u32 kind;   /* SET_FLOW to REMOVE_CLAIM */
+};
+
+#define SET_FLOW 1
+#define REMOVE_FLOW 2
+#define SET_CLAIM 3
+#define REMOVE_CLAIM 4
+
+/* SET_FLOW, and REMOVE_FLOW, which has no use for the verdict. */
+struct flow_change {
+	struct change change;
+	struct flow_key key;
+	struct verdict verdict;
+};
+
+/* SET_CLAIM and REMOVE_CLAIM. */
+struct claim_change {
+	struct change change;
+	struct claim claim;
 };
 
 /* Where the running kernel has what __sk_buff doesn't show, in bytes. Read from its BTF by src/maps.rs. */

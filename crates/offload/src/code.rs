@@ -38,8 +38,18 @@ pub struct Code {
 }
 
 impl Code {
-    /// Loads the program.
+    /// Loads it as a program that sees packets of devices.
     pub fn load(&self, maps: &Maps) -> Result<Program, LoadError> {
+        Program::load(self.name, LICENSE, &self.linked(maps))
+    }
+
+    /// Loads it as a program that sees messages to a socket.
+    pub fn load_filter(&self, maps: &Maps) -> Result<Program, LoadError> {
+        Program::load_filter(self.name, LICENSE, &self.linked(maps))
+    }
+
+    /// The instructions with the maps.
+    fn linked(&self, maps: &Maps) -> Vec<Instruction> {
         let mut instructions: Vec<_> = self.instructions.iter().copied().map(Instruction).collect();
         for (at, part) in self.references {
             let (map, is_value): (&Map, bool) = match part {
@@ -53,6 +63,6 @@ impl Code {
             let is_one = Instruction::load_map(&mut instructions, *at, map, is_value);
             debug_assert!(is_one, "{:?} has no map at {at}", self.name);
         }
-        Program::load(self.name, LICENSE, &instructions)
+        instructions
     }
 }

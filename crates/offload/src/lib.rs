@@ -2,6 +2,7 @@
 //! process that makes these pairs.
 
 mod btf;
+mod clerk;
 mod code;
 mod generated;
 pub mod guard;

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use thiserror::Error;
-use tuntap_sys::bpf::{Map, MapKind};
+use tuntap_sys::bpf::{LoadError, Map, MapKind, can_wait_for_programs, wait_for_programs};
 
 use super::btf::{Btf, BtfError};
+use super::clerk::{Change, Clerk};
+use super::generated::CLERK;
 
 /// Most pairs of a router: a power of 2, since the lower bits of a pair's index are its place.
 pub const MAX_PAIRS: u32 = 4096;
@@ -22,7 +24,7 @@ const MAX_CLAIMS: u32 = 16 * MAX_PAIRS;
 /// Bytes of keys and values.
 pub(crate) const KEY_LEN: usize = 40;
 pub(crate) const VERDICT_LEN: usize = 8;
-const CLAIM_LEN: usize = 20;
+pub(crate) const CLAIM_LEN: usize = 20;
 const LAYOUT_LEN: usize = 36;
 pub(crate) const INDEX_LEN: usize = 4;
 
@@ -47,9 +49,10 @@ const PAIR_SPOOFED: usize = 1;
 const PAIR_UNDECIDED: usize = 2;
 
 /// Words of the value that the router's process changes, and where it has what.
-const CONTROL_WORDS: usize = 2;
+const CONTROL_WORDS: usize = 3;
 pub(crate) const CONTROL_GENERATION: usize = 0;
 const CONTROL_DEVICE: usize = 1;
+const CONTROL_ANSWER: usize = 2;
 
 /// Bytes of the part of struct sk_buff that programs read for checksums.
 const CHECKSUM_PART_LEN: u32 = 64;
@@ -65,11 +68,15 @@ pub enum MapsError {
     /// The kernel refuses one.
     #[error("a BPF map: {0}{hint}", hint = hint(*.0))]
     Map(#[from] Errno),
-    /// Only processes with capabilities may use maps.
+    /// The router can't change them.
+    #[error(transparent)]
+    Clerk(#[from] LoadError),
+    /// The router can't wait for programs.
     #[error(
-        "kernel.unprivileged_bpf_disabled keeps the router, which has no capability, from its maps; it has to be 0 before Linux 5.19"
+        "membarrier(2) can't wait for BPF programs here, as with nohz_full, and kernel.unprivileged_bpf_disabled keeps the router, which \
+         has no capability, from bpf(2); it has to be 0 before Linux 5.19"
     )]
-    Closed,
+    NoWait,
     /// The layout of its packets is not known.
     #[error(transparent)]
     Layout(#[from] LayoutError),
@@ -164,20 +171,49 @@ pub struct Maps {
     pub(crate) pairs: Map,
     pub(crate) control: Map,
     pub(crate) layout: Map,
-    /// What waits for programs.
-    turnstile: Map,
+    /// What changes `flows` and `claims` for the router's process.
+    clerk: Clerk,
+    turnstile: Turnstile,
+}
+
+/// How the router's process waits for programs.
+#[derive(Debug)]
+enum Turnstile {
+    /// By membarrier(2).
+    Barrier,
+    /// By bpf(2): the kernel waits when this map is to hold another one.
+    Map(Map),
+}
+
+impl Turnstile {
+    /// The one that works for a process without capabilities. `has_barrier` says whether the first one does.
+    fn new(has_barrier: bool, control: &Map) -> Result<Self, MapsError> {
+        if has_barrier {
+            Ok(Self::Barrier)
+        } else if Map::serves_without_capabilities()? {
+            Ok(Self::Map(Map::holding(c"tuntap_turn", control)?))
+        } else {
+            Err(MapsError::NoWait)
+        }
+    }
+
+    /// The map.
+    const fn map(&self) -> Option<&Map> {
+        match self {
+            Self::Barrier => None,
+            Self::Map(map) => Some(map),
+        }
+    }
 }
 
 impl Maps {
     /// Makes the maps, for so many verdicts. Needs CAP_BPF; who uses them needs nothing.
     pub fn new(verdicts: u32) -> Result<Self, MapsError> {
         const WORD: usize = size_of::<u64>();
-        if !Map::serves_without_capabilities()? {
-            return Err(MapsError::Closed);
-        }
         let control = Map::new(c"tuntap_control", MapKind::Words, INDEX_LEN, CONTROL_WORDS * WORD, 1)?;
         let maps = Self {
-            turnstile: Map::holding(c"tuntap_turn", &control)?,
+            turnstile: Turnstile::new(can_wait_for_programs(), &control)?,
+            clerk: Clerk::new()?,
             flows: Map::new(c"tuntap_flows", MapKind::Hash, KEY_LEN, VERDICT_LEN, verdicts)?,
             records: Map::new(c"tuntap_records", MapKind::Words, INDEX_LEN, RECORD_WORDS * WORD, verdicts)?,
             claims: Map::new(c"tuntap_claims", MapKind::SparseHash, CLAIM_LEN, INDEX_LEN, MAX_CLAIMS)?,
@@ -187,19 +223,33 @@ impl Maps {
         };
         maps.layout.set(&ONLY, &layout(&Btf::of_kernel().map_err(LayoutError::from)?)?)?;
         maps.layout.freeze()?;
+        maps.clerk.employ(&CLERK.load_filter(&maps)?)?;
         Ok(maps)
     }
 
     /// The descriptors that keep the maps.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [&self.flows, &self.records, &self.claims, &self.pairs, &self.control, &self.layout, &self.turnstile]
-            .into_iter()
-            .map(AsFd::as_fd)
+        let maps = [&self.flows, &self.records, &self.claims, &self.pairs, &self.control, &self.layout];
+        maps.into_iter().chain(self.turnstile.map()).map(AsFd::as_fd).chain(self.clerk.descriptors())
     }
 
     /// Returns when no program runs any more that had begun before: none has an earlier opinion of a verdict.
     pub fn wait_for_programs(&self) -> nix::Result<()> {
-        self.turnstile.hold(&self.control)
+        match &self.turnstile {
+            Turnstile::Barrier => wait_for_programs(),
+            Turnstile::Map(map) => map.hold(&self.control),
+        }
+    }
+
+    /// Returns true if [`Self::wait_for_programs`] takes bpf(2), and not membarrier(2).
+    pub const fn waits_by_bpf(&self) -> bool {
+        self.turnstile.map().is_some()
+    }
+
+    /// Forgets the verdicts and claims of an earlier process. Needs CAP_BPF before Linux 5.19.
+    pub fn clear(&self) -> nix::Result<()> {
+        self.flows.clear()?;
+        self.claims.clear()
     }
 
     /// Says which device is the router's.
@@ -211,9 +261,8 @@ impl Maps {
 
     /// Returns what was dropped at a pair. `None` if it isn't known.
     pub fn dropped(&self, pair: Index) -> nix::Result<Option<Dropped>> {
-        let mut value = [0; PAIR_WORDS * size_of::<u64>()];
-        self.pairs.get(&place_of(pair).to_ne_bytes(), &mut value)?;
-        let word = |at: usize| value[at * size_of::<u64>()..].first_chunk().copied().map_or(0, u64::from_ne_bytes);
+        let words = words_of(self.pairs.map()?, pair);
+        let word = |at: usize| words[at].load(Ordering::Relaxed);
         let is_known = word(PAIR_INDEXES) & u64::from(Index::MAX) == u64::from(pair);
         Ok(is_known.then(|| Dropped { spoofed: word(PAIR_SPOOFED), undecided: word(PAIR_UNDECIDED) }))
     }
@@ -223,7 +272,15 @@ impl Maps {
         let mut key = [0; CLAIM_LEN];
         key[..INDEX_LEN].copy_from_slice(&pair.to_ne_bytes());
         key[INDEX_LEN..].copy_from_slice(&mapped(address));
-        if is_held { self.claims.set(&key, &[0; INDEX_LEN]) } else { self.claims.remove(&key).map(drop) }
+        match self.change(if is_held { Change::SetClaim(&key) } else { Change::RemoveClaim(&key) }) {
+            Err(Errno::ENOENT) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Has the clerk change `flows` or `claims`.
+    pub(crate) fn change(&self, change: Change<'_>) -> nix::Result<()> {
+        self.clerk.change(&self.control.map()?[CONTROL_ANSWER], change)
     }
 }
 
@@ -256,7 +313,7 @@ impl Places {
 
     /// Says that there is a pair with this index, whose peer's device has this index in its namespace.
     pub fn set(&self, pair: Index, device: Index) {
-        let words = self.words_of(pair);
+        let words = words_of(self.words, pair);
         words[PAIR_SPOOFED].store(0, Ordering::Relaxed);
         words[PAIR_UNDECIDED].store(0, Ordering::Relaxed);
         // One store, so that programs see both indexes or neither.
@@ -265,14 +322,15 @@ impl Places {
 
     /// Forgets a pair, if there was one, and frees its place.
     pub fn release(&mut self, pair: Index) {
-        self.words_of(pair)[PAIR_INDEXES].store(0, Ordering::SeqCst);
+        words_of(self.words, pair)[PAIR_INDEXES].store(0, Ordering::SeqCst);
         self.free.push_back(place_of(pair));
     }
+}
 
-    fn words_of(&self, pair: Index) -> &'static [AtomicU64] {
-        let start = place_of(pair) as usize * PAIR_WORDS;
-        &self.words[start..start + PAIR_WORDS]
-    }
+/// The words of the pair with an index.
+fn words_of(words: &'static [AtomicU64], pair: Index) -> &'static [AtomicU64] {
+    let start = place_of(pair) as usize * PAIR_WORDS;
+    &words[start..start + PAIR_WORDS]
 }
 
 /// The place of the pair with an index.

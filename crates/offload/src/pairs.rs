@@ -279,6 +279,11 @@ impl<'a> Pairs<'a> {
         Ok(self.guard.as_mut().map_or(Ok(()), Guard::clear)?)
     }
 
+    /// Forgets the verdicts and claims that are in the maps.
+    pub fn clear_maps(&self) -> Result<(), PairError> {
+        self.maps.clear().map_err(PairError::Map)
+    }
+
     /// Has packets for peers leave the router's device by pairs, if they are decided. Nothing changes if that is so already.
     pub fn open_host(&mut self) -> Result<(), PairError> {
         let index = self.netlink.link(&self.device)?.index;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tuntap_sys::process::monotonic_time;
 
+use super::clerk::Change;
 use super::maps::{
     CONTROL_GENERATION, End, INDEX_LEN, KEY_LEN, Key, Maps, Passed, RECORD_ADDRESSES, RECORD_FROM, RECORD_GENERATION,
     RECORD_PASSED, RECORD_TO, RECORD_TRANSPORT, RECORD_WORDS, STAMP_BITS, STAMP_SHIFT, VERDICT_LEN, mapped,
@@ -63,14 +64,13 @@ pub struct Verdicts<'a> {
 }
 
 impl<'a> Verdicts<'a> {
-    /// Maps the memory. Verdicts and claims of an earlier process are void.
+    /// Maps the memory. Verdicts of an earlier process are void, and claims let nothing pass without these. Before verdicts are given,
+    /// [`Maps::clear`] has to make room.
     pub fn new(maps: &'a Maps) -> nix::Result<Self> {
         let (records, control) = (maps.records.map()?, maps.control.map()?);
         control[CONTROL_GENERATION].store(NO_GENERATION, Ordering::SeqCst);
         records.chunks(RECORD_WORDS).for_each(|record| record[RECORD_GENERATION].store(0, Ordering::Relaxed));
         fence(Ordering::SeqCst);
-        maps.flows.clear()?;
-        maps.claims.clear()?;
         let free = (0_u32..).take(records.len() / RECORD_WORDS).collect();
         Ok(Self {
             maps,
@@ -107,7 +107,7 @@ impl<'a> Verdicts<'a> {
         let record = record(self.records, given.record);
         record[RECORD_GENERATION].store(stamped(generation.into(), given.version), Ordering::SeqCst);
         // Programs find it from here on.
-        let is_set = self.maps.flows.set(&key, &value);
+        let is_set = self.maps.change(Change::SetFlow(&key, &value));
         if is_set.is_err() {
             self.remove(place);
         }
@@ -160,7 +160,7 @@ impl<'a> Verdicts<'a> {
             given.bytes = given.bytes.wrapping_add(passed.bytes);
             if given.lingers_until.replace(monotonic_time() + LINGER).is_none() {
                 // No program finds it any more. If the kernel has lost it, there is nothing to remove.
-                let _ = self.maps.flows.remove(&given.key);
+                let _ = self.maps.change(Change::RemoveFlow(&given.key));
                 self.lingering.push_back(place);
             }
         }
@@ -196,7 +196,7 @@ impl<'a> Verdicts<'a> {
         if let Some(given) = self.given.remove(&place) {
             self.places.remove(&given.key);
             if given.lingers_until.is_none() {
-                let _ = self.maps.flows.remove(&given.key);
+                let _ = self.maps.change(Change::RemoveFlow(&given.key));
             }
             self.free.push_back(given.record);
         }

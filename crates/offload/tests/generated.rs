@@ -6,7 +6,9 @@ use std::process::Command;
 
 use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget};
 
-const PROGRAMS: [&str; 4] = ["peer_out", "host_in", "host_out", "peer_in"];
+/// The programs, and the prefix of the section that each of them is in.
+const PROGRAMS: [(&str, &str); 5] =
+    [("tc", "peer_out"), ("tc", "host_in"), ("tc", "host_out"), ("tc", "peer_in"), ("socket", "clerk")];
 
 fn package(file: &str) -> String {
     format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))
@@ -41,8 +43,8 @@ fn source(object: &[u8], version: &str) -> String {
     let mut source = format!(
         "//! Made of programs/path.bpf.c by tests/generated.rs. Don't edit.\n//!\n//! Compiler: {version}\n\nuse super::code::{{Code, Part}};\n"
     );
-    for name in PROGRAMS {
-        let section = file.section_by_name(&format!("tc/{name}")).expect("a section for each program");
+    for (kind, name) in PROGRAMS {
+        let section = file.section_by_name(&format!("{kind}/{name}")).expect("a section for each program");
         let references: Vec<_> = section
             .relocations()
             .map(|(at, relocation)| {
@@ -50,7 +52,7 @@ fn source(object: &[u8], version: &str) -> String {
                     panic!("a relocation without a name")
                 };
                 let symbol = file.symbol_by_index(symbol).expect("a symbol").name().expect("a name").to_owned();
-                assert!(!PROGRAMS.contains(&symbol.as_str()), "{name} calls {symbol}");
+                assert!(PROGRAMS.iter().all(|(_, other)| *other != symbol), "{name} calls {symbol}");
                 (at / 8, symbol)
             })
             .collect();

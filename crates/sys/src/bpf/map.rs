@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 
 use caps::CapSet;
@@ -99,6 +100,8 @@ pub struct Map {
     key_len: usize,
     value_len: usize,
     max_entries: u32,
+    /// Where it is in memory, once it was mapped.
+    words: OnceLock<&'static [AtomicU64]>,
 }
 
 impl Map {
@@ -142,7 +145,7 @@ impl Map {
             name: object_name(name),
         };
         let file = make(Command::MapCreate, &mut attributes)?;
-        Ok(Self { file, kind, key_len, value_len, max_entries })
+        Ok(Self { file, kind, key_len, value_len, max_entries, words: OnceLock::new() })
     }
 
     /// Returns true if a process without capabilities may look up, set and remove elements of maps that it has open. Before Linux 5.19 that
@@ -214,8 +217,15 @@ impl Map {
         call(Command::MapFreeze, &mut Freeze { map: self.number() }).map(drop)
     }
 
-    /// Maps the numbers of [`MapKind::Words`] into this process, for as long as it lives. EINVAL for other maps.
+    /// Maps the numbers of [`MapKind::Words`] into this process, for as long as it lives, and those that it forks. EINVAL for other maps.
     pub fn map(&self) -> nix::Result<&'static [AtomicU64]> {
+        match self.words.get() {
+            Some(words) => Ok(words),
+            None => self.map_anew().map(|words| *self.words.get_or_init(|| words)),
+        }
+    }
+
+    fn map_anew(&self) -> nix::Result<&'static [AtomicU64]> {
         let entries = usize::try_from(self.max_entries).map_err(|_| Errno::EOVERFLOW)?;
         let len = self.value_len.checked_mul(entries).and_then(NonZeroUsize::new).ok_or(Errno::EINVAL)?;
         if self.kind != MapKind::Words {
@@ -276,6 +286,7 @@ mod tests {
         let map = Map::new(c"tuntap_test", MapKind::Words, 4, 16, 1000).expect("needs root");
         let words = map.map().expect("memory");
         assert_eq!(words.len(), 2000);
+        assert!(std::ptr::eq(words, map.map().expect("memory")), "it is mapped once");
         words[1999].store(5, Ordering::Relaxed);
         let mut value = [0; 16];
         assert_eq!(map.get(&999_u32.to_ne_bytes(), &mut value), Ok(true));

@@ -2,9 +2,11 @@
 //! kernel needs. Structures are those of linux/bpf.h.
 
 mod attach;
+mod barrier;
 mod locked;
 mod map;
 mod program;
+mod socket;
 
 use std::ffi::CStr;
 use std::mem::size_of;
@@ -13,9 +15,11 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 
 pub use attach::{Attachment, Hook, attach, link, supports_tcx};
+pub use barrier::{MEMBARRIER_GLOBAL, can_wait_for_programs, wait_for_programs};
 use locked::Lifted;
 pub use map::{Map, MapKind};
 pub use program::{Instruction, LoadError, Program};
+pub use socket::attach_for_good;
 
 /// The name of an object in the kernel, which bpftool(8) shows: at most 15 bytes and a NUL (BPF_OBJ_NAME_LEN).
 type ObjectName = [u8; 16];
