@@ -100,3 +100,118 @@ impl Clerk {
 const fn parts(answer: u64) -> (u32, u32) {
     ((answer >> u32::BITS) as u32, answer as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use caps::CapSet;
+
+    use super::super::generated::CLERK;
+    use super::super::maps::Maps;
+    use super::*;
+
+    const ROOM: u8 = 16;
+
+    fn maps() -> Maps {
+        Maps::new(ROOM.into()).expect("needs root")
+    }
+
+    /// What a map of verdicts has for a key.
+    fn verdict(maps: &Maps, key: u8) -> Option<[u8; VERDICT_LEN]> {
+        let mut value = [0; VERDICT_LEN];
+        maps.flows.get(&[key; KEY_LEN], &mut value).expect("a map").then_some(value)
+    }
+
+    fn has_claim(maps: &Maps, claim: u8) -> bool {
+        maps.claims.get(&[claim; CLAIM_LEN], &mut [0; 4]).expect("a map")
+    }
+
+    #[test]
+    fn changes_are_made_and_answered() {
+        let maps = maps();
+        let set = |key: u8, value: u8| maps.change(Change::SetFlow(&[key; KEY_LEN], &[value; VERDICT_LEN]));
+        let remove = |key: u8| maps.change(Change::RemoveFlow(&[key; KEY_LEN]));
+        assert_eq!((set(1, 7), verdict(&maps, 1)), (Ok(()), Some([7; VERDICT_LEN])));
+        assert_eq!((set(1, 8), verdict(&maps, 1)), (Ok(()), Some([8; VERDICT_LEN])));
+        for key in 2..=ROOM {
+            set(key, key).expect("room");
+        }
+        assert_eq!((set(ROOM + 1, 1), verdict(&maps, ROOM + 1)), (Err(Errno::E2BIG), None));
+        assert_eq!((remove(1), verdict(&maps, 1)), (Ok(()), None));
+        assert_eq!(remove(1), Err(Errno::ENOENT));
+        assert_eq!((set(ROOM + 1, 1), verdict(&maps, 2)), (Ok(()), Some([2; VERDICT_LEN])));
+
+        let claim = [1; CLAIM_LEN];
+        assert_eq!((maps.change(Change::SetClaim(&claim)), has_claim(&maps, 1)), (Ok(()), true));
+        assert_eq!(maps.change(Change::SetClaim(&claim)), Ok(()), "the same again");
+        assert_eq!((maps.change(Change::RemoveClaim(&claim)), has_claim(&maps, 1)), (Ok(()), false));
+        assert_eq!(maps.change(Change::RemoveClaim(&claim)), Err(Errno::ENOENT));
+
+        set(1, 1).expect_err("full");
+        maps.change(Change::SetClaim(&claim)).expect("room");
+        maps.clear().expect("it is root");
+        assert_eq!((verdict(&maps, 2), has_claim(&maps, 1)), (None, false));
+    }
+
+    #[test]
+    fn what_is_no_change_has_no_effect_and_no_answer() {
+        let (maps, answer) = (maps(), AtomicU64::new(7 << 32 | 5));
+        maps.change(Change::SetFlow(&[1; KEY_LEN], &[1; VERDICT_LEN])).expect("room");
+        maps.change(Change::SetClaim(&[1; CLAIM_LEN])).expect("room");
+        let clerk = Clerk::new().expect("sockets");
+        clerk.employ(&CLERK.load_filter(&maps).expect("the verifier agrees")).expect("a socket");
+        assert_eq!(clerk.change(&answer, Change::RemoveFlow(&[2; KEY_LEN])), Err(Errno::EIO), "it answers elsewhere");
+        let answered = maps.control.map().expect("memory")[2].load(Ordering::Relaxed);
+        let (long, short) = (HEAD_LEN + KEY_LEN + VERDICT_LEN, HEAD_LEN + CLAIM_LEN);
+        let mut seen = 0;
+        for len in (0..=200).chain([4096, 100_000]) {
+            for kind in [0, 1, 2, 3, 4, 5, 0x0100_0000, u32::MAX] {
+                let is_change = len == long && [1, 2].contains(&kind) || len == short && [3, 4].contains(&kind);
+                // Once with the key that is there, once with another one.
+                for byte in [1, 2].into_iter().filter(|_| !is_change) {
+                    let mut message = vec![byte; len];
+                    let head: Vec<u8> = [99_u32, kind].into_iter().flat_map(u32::to_ne_bytes).collect();
+                    message.iter_mut().zip(head).for_each(|(to, from)| *to = from);
+                    assert_eq!(send(clerk.counter.as_fd(), &message), Ok(len));
+                    seen += 1;
+                }
+            }
+        }
+        assert_eq!(seen, (203 * 8 - 4) * 2);
+        assert_eq!(maps.control.map().expect("memory")[2].load(Ordering::Relaxed), answered);
+        let keys = |map: &tuntap_sys::bpf::Map| {
+            let mut keys = vec![map.next_key(None).expect("a map").expect("a key")];
+            while let Some(next) = map.next_key(keys.last().map(Vec::as_slice)).expect("a map") {
+                keys.push(next);
+            }
+            keys
+        };
+        assert_eq!(keys(&maps.flows), [[1; KEY_LEN]]);
+        assert_eq!(keys(&maps.claims), [[1; CLAIM_LEN]]);
+        assert_eq!(verdict(&maps, 1), Some([1; VERDICT_LEN]));
+    }
+
+    #[test]
+    fn changes_of_many_threads_without_capabilities_have_their_own_answers() {
+        let maps = maps();
+        let work = |claim: u8| {
+            caps::clear(None, CapSet::Effective).expect("a thread may give them up");
+            let claim = [claim; CLAIM_LEN];
+            for _ in 0..1000 {
+                assert_eq!(maps.change(Change::SetClaim(&claim)), Ok(()));
+                assert_eq!(maps.change(Change::RemoveClaim(&claim)), Ok(()));
+                assert_eq!(maps.change(Change::RemoveClaim(&claim)), Err(Errno::ENOENT));
+            }
+        };
+        thread::scope(|scope| (1..=4).for_each(|claim| _ = scope.spawn(move || work(claim))));
+        assert_eq!(maps.claims.next_key(None), Ok(None));
+    }
+
+    #[test]
+    fn without_a_program_changes_are_refused() {
+        let clerk = Clerk::new().expect("sockets");
+        let answer = AtomicU64::new(u64::MAX);
+        assert_eq!(clerk.change(&answer, Change::RemoveClaim(&[0; CLAIM_LEN])), Err(Errno::EIO));
+    }
+}

@@ -396,6 +396,19 @@ mod tests {
         assert_eq!((places.take(), places.take()), (Some(77), None));
     }
 
+    #[test]
+    fn programs_are_waited_for_by_one_way_or_the_other() {
+        let maps = Maps::new(16).expect("needs root");
+        assert_eq!(maps.waits_by_bpf(), !can_wait_for_programs());
+        maps.wait_for_programs().expect("a barrier");
+        let closed = !Map::serves_without_capabilities().expect("needs root");
+        match Turnstile::new(false, &maps.control) {
+            Ok(Turnstile::Map(map)) => map.hold(&maps.control).expect("the same kind of map"),
+            Err(MapsError::NoWait) => assert!(closed, "Linux 5.19 has it always"),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Members with their offsets in bits.
     type Members = Vec<(&'static str, u32)>;
 

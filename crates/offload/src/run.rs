@@ -243,7 +243,8 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
         self.run = Some(run);
         let earlier = self.forget_all();
         // What an earlier process has left in the maps goes, too: this one changes them only when it has heard that pairs can be made.
-        let result = self.pairs.clear(earlier).and_then(|()| self.pairs.clear_maps()).and_then(|()| self.pairs.open_host());
+        let result =
+            self.pairs.clear(earlier).and_then(|()| self.pairs.clear_maps()).and_then(|()| self.pairs.open_host());
         match result {
             Ok(()) => self.reply(Reply::Ready(run)),
             Err(error) => {

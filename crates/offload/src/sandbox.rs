@@ -46,9 +46,7 @@ const DESCRIPTORS: &[Sysno] = &[
 const TUNGETDEVNETNS: libc::Ioctl = 0x54e3;
 const SIOCGSKNS: libc::Ioctl = 0x894c;
 
-/// Commands of bpf(2) (`enum bpf_cmd`): elements of maps, and attaching programs. Making and loading any is the master's.
-const BPF_MAP_LOOKUP_ELEM: u32 = 1;
-const BPF_MAP_UPDATE_ELEM: u32 = 2;
+/// Commands of bpf(2) (`enum bpf_cmd`): clearing maps, and attaching programs. Making and loading any is the master's.
 const BPF_MAP_DELETE_ELEM: u32 = 3;
 const BPF_MAP_GET_NEXT_KEY: u32 = 4;
 const BPF_PROG_ATTACH: u32 = 8;
@@ -63,8 +61,6 @@ const CONDITIONAL: &[(Sysno, Conditions)] = &[
     (
         Sysno::bpf,
         &[
-            &[is(0, BPF_MAP_LOOKUP_ELEM)],
-            &[is(0, BPF_MAP_UPDATE_ELEM)],
             &[is(0, BPF_MAP_DELETE_ELEM)],
             &[is(0, BPF_MAP_GET_NEXT_KEY)],
             &[is(0, BPF_PROG_ATTACH)],

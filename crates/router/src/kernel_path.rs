@@ -365,6 +365,7 @@ mod tests {
     use tuntap_offload::protocol::Loss;
     use tuntap_sys::socket::recv_with_descriptor;
 
+    use super::super::sandbox::tests::{confine_as_with, in_own_process};
     use super::*;
 
     /// Most addresses of a peer.
@@ -452,6 +453,27 @@ mod tests {
         assert_eq!(maker.hear(), Some((Request::Remove(run, token(PEER)), false)));
         assert!(!path.offload(&flow(0)));
         assert_eq!(path.withdraw(&flow(0)).packets, 0);
+    }
+
+    /// It makes no call of bpf(2), for which the kernel would end it (but to wait, without membarrier(2)).
+    #[test]
+    fn path_works_inside_the_sandbox() {
+        in_own_process("kernel_path::tests::path_works_inside_the_sandbox", || {
+            let (endpoint, maker) = endpoint();
+            let (mut path, _) = with_pair(&endpoint, &maker);
+            confine_as_with(&endpoint);
+            path.set_claim(PEER, ADDRESS, true);
+            assert!((0..16).all(|slot| path.offload(&flow(slot))));
+            assert!(!path.offload(&flow(16)), "there is no room");
+            assert_eq!(path.drops(PEER), PairDrops::default());
+            path.revoke(Revoke::Flow(flow(0).id));
+            endpoint.maps.wait_for_programs().expect("a barrier");
+            assert_eq!(path.withdraw(&flow(0)).packets, 0);
+            assert!(path.offload(&flow(0)));
+            path.set_claim(PEER, ADDRESS, false);
+            assert!(!path.offload(&flow(1)), "its source isn't claimed");
+            path.drop_pair(PEER);
+        });
     }
 
     #[test]

@@ -9,9 +9,10 @@ use syscalls::Sysno;
 use super::control::Control;
 use super::event_loop::EventLoop;
 use super::script::LoopScript;
-use super::{CredentialsCheck, Setup};
+use super::{CredentialsCheck, KernelEndpoint, Setup};
 use tuntap_api::Confinement;
 use tuntap_config::Sandbox;
+use tuntap_sys::bpf::MEMBARRIER_GLOBAL;
 use tuntap_sys::log::Event;
 use tuntap_sys::process::pin_time_zone;
 use tuntap_sys::sandbox::common::{
@@ -125,18 +126,18 @@ const CONDITIONAL: &[(Sysno, &[Condition])] = &[
     (Sysno::kcmp, &[&[own_process(0), own_process(1), is(2, KCMP_FILE)]]),
 ];
 
-/// Commands of bpf(2) that look up, set and remove elements of maps (`enum bpf_cmd`). They make and load nothing.
-const BPF_MAP_LOOKUP_ELEM: u32 = 1;
-const BPF_MAP_UPDATE_ELEM: u32 = 2;
-const BPF_MAP_DELETE_ELEM: u32 = 3;
+/// Waiting for the programs of the path in the kernel. Its maps are changed by messages.
+const BARRIER: &[(Sysno, &[Condition])] = &[(Sysno::membarrier, &[&[is(0, MEMBARRIER_GLOBAL)]])];
 
-/// Verdicts for the path in the kernel.
-const KERNEL_PATH: &[(Sysno, &[Condition])] =
-    &[(Sysno::bpf, &[&[is(0, BPF_MAP_LOOKUP_ELEM)], &[is(0, BPF_MAP_UPDATE_ELEM)], &[is(0, BPF_MAP_DELETE_ELEM)]])];
+/// The command of bpf(2) that sets an element of a map (`enum bpf_cmd`). It makes and loads nothing.
+const BPF_MAP_UPDATE_ELEM: u32 = 2;
+
+/// The same where membarrier(2) can't.
+const TURNSTILE: &[(Sysno, &[Condition])] = &[(Sysno::bpf, &[&[is(0, BPF_MAP_UPDATE_ELEM)]])];
 
 /// What a router with a path in the kernel may use.
-const POLICY_WITH_KERNEL_PATH: SyscallPolicy =
-    SyscallPolicy { conditional: &[CONDITIONAL, OWN, KERNEL_PATH], ..POLICY };
+const POLICY_WITH_BARRIER: SyscallPolicy = SyscallPolicy { conditional: &[CONDITIONAL, OWN, BARRIER], ..POLICY };
+const POLICY_WITH_TURNSTILE: SyscallPolicy = SyscallPolicy { conditional: &[CONDITIONAL, OWN, TURNSTILE], ..POLICY };
 
 const POLICY: SyscallPolicy = SyscallPolicy {
     allowed: &[TRAFFIC, SOCKETS, WAITING, EVENTS, MEMORY, CLOCKS, IDENTITY, RANDOM, REMOVAL, END],
@@ -144,6 +145,15 @@ const POLICY: SyscallPolicy = SyscallPolicy {
     refused: FILES,
     unknown: &[],
 };
+
+/// What a router with or without a path in the kernel may use.
+fn policy(kernel_path: Option<&KernelEndpoint>) -> &'static SyscallPolicy {
+    match kernel_path {
+        None => &POLICY,
+        Some(path) if path.maps.waits_by_bpf() => &POLICY_WITH_TURNSTILE,
+        Some(_) => &POLICY_WITH_BARRIER,
+    }
+}
 
 /// Returns the restrictions that the process already has.
 pub fn found() -> Confinement {
@@ -206,7 +216,7 @@ fn confine(setup: &Setup, start_threads: impl FnOnce()) -> Confinement {
         .inspect_err(|error| line(&format_args!("without landlock: {error}")))
         .ok();
     start_threads();
-    let policy = if setup.kernel_path.is_some() { &POLICY_WITH_KERNEL_PATH } else { &POLICY };
+    let policy = policy(setup.kernel_path.as_ref());
     let seccomp = sandbox::restrict_syscalls(policy, format!("[tuntap-router] {}", setup.tun.name()))
         .inspect_err(|error| line(&format_args!("without seccomp: {error}")))
         .is_ok();
@@ -222,7 +232,7 @@ fn folder(file: &Path) -> &Path {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::IpAddr;
     use std::process::Command;
 
@@ -232,6 +242,7 @@ mod tests {
     use tuntap_core::policy::registry::PeerId;
     use tuntap_core::policy::script::{Script, ScriptQuery};
     use tuntap_script::Runtime;
+    use tuntap_sys::bpf::{Map, MapKind};
     use tuntap_sys::process::exit_at_once;
     use tuntap_wire::credentials::PeerCredentials;
     use tuntap_wire::rule::Direction;
@@ -242,7 +253,7 @@ mod tests {
     fn no_syscall_is_listed_twice() {
         let allowed = POLICY.allowed.iter().copied().flatten().copied();
         let mut all: Vec<Sysno> = allowed
-            .chain(POLICY_WITH_KERNEL_PATH.conditional.iter().copied().flatten().map(|(call, _)| *call))
+            .chain([CONDITIONAL, OWN, BARRIER, TURNSTILE].into_iter().flatten().map(|(call, _)| *call))
             .chain(POLICY.refused.iter().copied())
             .collect();
         let count = all.len();
@@ -251,23 +262,50 @@ mod tests {
         assert_eq!(all.len(), count);
     }
 
-    /// A script that does all that costs memory, and all that fails, in a process of its own that has the router's filter.
-    #[test]
-    fn scripts_run_inside() {
+    /// Runs what a test does in a process of its own. `test` is the test's full name.
+    pub fn in_own_process(test: &str, work: impl FnOnce()) {
         const CONFINED: &str = "TUNTAP_TEST_CONFINED";
+        // What that process, which runs one test and ends with 0, doesn't end with.
+        const SUCCESS: i32 = 77;
         if std::env::var_os(CONFINED).is_some() {
-            exit_at_once(run_script_confined());
+            work();
+            exit_at_once(SUCCESS);
         }
         let status = Command::new(std::env::current_exe().expect("a path"))
-            .args(["--exact", "sandbox::tests::scripts_run_inside", "--nocapture"])
+            .args(["--exact", test, "--nocapture"])
             .env(CONFINED, "1")
             .status()
             .expect("it starts");
         assert_eq!(status.code(), Some(SUCCESS), "{status}");
     }
 
-    /// What the test's own process, which runs one test and ends with 0, doesn't end with.
-    const SUCCESS: i32 = 77;
+    /// Takes from this thread what the router's process doesn't have, and from all threads of the process the system calls.
+    pub fn confine_to(policy: &SyscallPolicy) {
+        pin_time_zone();
+        sandbox::set_no_new_privileges().expect("always possible");
+        sandbox::drop_capabilities().expect("always possible");
+        sandbox::restrict_syscalls(policy, "test".to_owned()).expect("a filter");
+    }
+
+    pub fn confine_as_with(kernel_path: &KernelEndpoint) {
+        confine_to(policy(Some(kernel_path)));
+    }
+
+    #[test]
+    fn turnstile_turns_inside() {
+        in_own_process("sandbox::tests::turnstile_turns_inside", || {
+            let map = Map::new(c"tuntap_test", MapKind::Words, 4, 8, 1).expect("needs root");
+            let turnstile = Map::holding(c"tuntap_test", &map).expect("needs root");
+            confine_to(&POLICY_WITH_TURNSTILE);
+            turnstile.hold(&map).expect("Linux 5.19");
+        });
+    }
+
+    /// A script that does all that costs memory, and all that fails.
+    #[test]
+    fn scripts_run_inside() {
+        in_own_process("sandbox::tests::scripts_run_inside", run_script_confined);
+    }
 
     const SCRIPT: &str = "
         function policy(flow)
@@ -281,12 +319,10 @@ mod tests {
             return 'reject'
         end";
 
-    /// Compiles, loads and asks a script with the filter on. Returns the exit code.
-    fn run_script_confined() -> i32 {
-        pin_time_zone();
+    /// Compiles, loads and asks a script with the filter on.
+    fn run_script_confined() {
         let watchdog = tuntap_script::Watchdog::start().expect("a thread");
-        sandbox::set_no_new_privileges().expect("always possible");
-        sandbox::restrict_syscalls(&POLICY, "test".to_owned()).expect("a filter");
+        confine_to(&POLICY);
         let mut runtime = Runtime::new(tuntap_script::Host::default(), Some(watchdog));
         assert!(tuntap_script::check("function policy(", "test").is_err());
         let script = tuntap_script::check(SCRIPT, "test").expect("a good script");
@@ -328,7 +364,6 @@ mod tests {
         }
         assert_eq!(action(9).0, Some(Action::Reject));
         runtime.load(Some(&script), None).expect("it loads again");
-        SUCCESS
     }
 
     #[test]

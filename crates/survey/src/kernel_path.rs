@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use nix::sys::utsname::uname;
+use tuntap_sys::bpf::can_wait_for_programs;
 
 /// The kernel's description of its own types.
 pub const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -17,6 +18,8 @@ pub struct BpfFacts {
     pub has_btf: bool,
     /// True if the kernel is locked down to `confidentiality` (kernel_lockdown(7)).
     pub is_locked: bool,
+    /// True if a process without capabilities can wait until no BPF program of before runs any more (membarrier(2)).
+    pub has_barrier: bool,
     /// `kernel.unprivileged_bpf_disabled`; `None` if the kernel has no bpf(2).
     pub unprivileged_disabled: Option<u8>,
 }
@@ -28,6 +31,7 @@ pub fn bpf() -> BpfFacts {
     BpfFacts {
         version: uname().ok().and_then(|name| version(&name.release().to_string_lossy())),
         has_btf: Path::new(BTF).exists(),
+        has_barrier: can_wait_for_programs(),
         is_locked: lockdown.contains("[confidentiality]"),
         unprivileged_disabled: disabled.and_then(|text| text.trim().parse().ok()),
     }

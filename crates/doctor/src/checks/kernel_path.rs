@@ -11,7 +11,7 @@ const FIRST_TCX: (u32, u32) = (6, 6);
 const FIRST: (u32, u32) = (5, 10);
 
 /// From this kernel on, a process without a capability may use maps whose descriptors it has, whatever
-/// `kernel.unprivileged_bpf_disabled` says.
+/// `kernel.unprivileged_bpf_disabled` says. Where membarrier(2) can't, the router waits for programs by such a map.
 const FIRST_MAPS_WITHOUT_CAPABILITY: (u32, u32) = (5, 19);
 
 /// Checks that the kernel and the instance have what is needed. `missing`: the capabilities that this process, and so probably the
@@ -46,14 +46,13 @@ fn obstacles(facts: &BpfFacts, missing: Option<&[&str]>) -> Vec<(String, &'stati
         found.push(("the kernel has no bpf(2)".to_owned(), "a kernel with CONFIG_BPF_SYSCALL"));
         return found;
     };
-    if facts.version.is_some_and(|version| version < FIRST_MAPS_WITHOUT_CAPABILITY) && disabled != 0 {
+    let keeps_maps = facts.version.is_some_and(|version| version < FIRST_MAPS_WITHOUT_CAPABILITY) && disabled != 0;
+    if !facts.has_barrier && keeps_maps {
         let what = format!(
-            "kernel.unprivileged_bpf_disabled = {disabled} keeps the router, which has no capability, from its maps"
+            "membarrier(2) can't wait for BPF programs, and kernel.unprivileged_bpf_disabled = {disabled} keeps the router, which has no \
+             capability, from bpf(2)"
         );
-        found.push((
-            what,
-            "sysctl -w kernel.unprivileged_bpf_disabled=0 (2 can be set back to 0, 1 can't), or Linux 5.19",
-        ));
+        found.push((what, "boot without nohz_full, or Linux 5.19"));
     }
     if !facts.has_btf {
         found.push((format!("{BTF} is missing"), "a kernel with CONFIG_DEBUG_INFO_BTF, and /sys in the container"));
@@ -78,7 +77,13 @@ mod tests {
     use crate::instance::tests::instance;
 
     fn good() -> BpfFacts {
-        BpfFacts { version: Some((6, 12)), has_btf: true, is_locked: false, unprivileged_disabled: Some(2) }
+        BpfFacts {
+            version: Some((6, 12)),
+            has_btf: true,
+            is_locked: false,
+            has_barrier: true,
+            unprivileged_disabled: Some(2),
+        }
     }
 
     fn look(wish: &str, facts: &BpfFacts, missing: Option<&[&str]>) -> Vec<Finding> {
@@ -95,10 +100,11 @@ mod tests {
 
     #[test]
     fn good_machine_is_fine() {
-        for (version, by) in [((6, 12), "TCX"), ((6, 5), "clsact"), ((6, 1), "clsact")] {
-            let [finding] = &look("auto", &BpfFacts { version: Some(version), ..good() }, Some(&[]))[..] else {
-                panic!("one finding")
-            };
+        for (version, has_barrier, by) in
+            [((6, 12), true, "TCX"), ((6, 5), true, "clsact"), ((5, 19), false, "clsact"), ((5, 10), true, "clsact")]
+        {
+            let facts = BpfFacts { version: Some(version), has_barrier, ..good() };
+            let [finding] = &look("auto", &facts, Some(&[]))[..] else { panic!("one finding") };
             assert_eq!(finding.severity, Severity::Fine);
             assert!(finding.what.contains(by), "{}", finding.what);
         }
@@ -107,7 +113,7 @@ mod tests {
     #[test]
     fn each_obstacle_is_named() {
         let old = BpfFacts { version: Some((4, 19)), unprivileged_disabled: Some(0), ..good() };
-        let kept = BpfFacts { version: Some((5, 10)), ..good() };
+        let kept = BpfFacts { version: Some((5, 10)), has_barrier: false, ..good() };
         let without_bpf = BpfFacts { unprivileged_disabled: None, ..good() };
         let cases = [
             (old, None, "Linux 4.19 is too old"),

@@ -16,7 +16,8 @@ pub fn attach_for_good(program: &Program, socket: BorrowedFd<'_>) -> nix::Result
 fn set_option(socket: BorrowedFd<'_>, name: libc::c_int, value: libc::c_int) -> nix::Result<()> {
     let len = libc::socklen_t::try_from(size_of_val(&value)).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the kernel reads `len` bytes of the number, which has as many.
-    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, name, (&raw const value).cast(), len) };
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, name, (&raw const value).cast(), len) };
     Errno::result(result).map(drop)
 }
 
