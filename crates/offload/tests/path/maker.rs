@@ -5,22 +5,26 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use tuntap_offload::maps::Maps;
+use nix::errno::Errno;
+use tuntap_offload::maps::{End, Maps};
 use tuntap_offload::pairs::Hooks;
 use tuntap_offload::programs::Programs;
 use tuntap_offload::protocol::{Loss, MESSAGE_LEN, Reply, Request, Run, Token};
+use tuntap_offload::verdicts::Verdicts;
 use tuntap_offload::{Config, run};
 use tuntap_sys::netlink::Netlink;
 use tuntap_sys::socket::{message_pair, recv, send_with_descriptor};
 use tuntap_sys::tun::Tun;
 
-use super::world::{Namespace, Peer, ROUTER, until};
+use super::world::{Namespace, Peer, ROUTER, keys, until};
 
 const RUN: Run = 77;
+const VERDICTS: u16 = 16;
 
 /// It stands still between its turns.
 struct Maker {
     socket: OwnedFd,
+    maps: Arc<Maps>,
     _master: std::io::PipeWriter,
     _device: Tun,
     turns: Receiver<()>,
@@ -35,14 +39,14 @@ impl Maker {
         let host = Namespace::new();
         host.enter();
         let device = host.device(ROUTER, &[]);
-        let maps = Arc::new(Maps::new(16).expect("needs root"));
+        let maps = Arc::new(Maps::new(VERDICTS.into()).expect("needs root"));
         let programs = Programs::load(&maps).expect("the verifier agrees");
         let (socket, other) = message_pair().expect("sockets");
         let (reader, writer) = std::io::pipe().expect("a pipe");
         let ((turn, turns), (next, may_go)) = (sync_channel(0), sync_channel(0));
         let device_name = ROUTER.to_owned();
         let config = Config {
-            maps,
+            maps: Arc::clone(&maps),
             programs,
             hooks: Hooks::of_kernel(),
             device: device_name,
@@ -59,7 +63,7 @@ impl Maker {
             };
             run(config, || (), |_| (), beat)
         });
-        let mut maker = Self { socket, _master: writer, _device: device, turns, next, pairs: 0 };
+        let mut maker = Self { socket, maps, _master: writer, _device: device, turns, next, pairs: 0 };
         assert_eq!(maker.turn(), [Reply::Started]);
         maker.ask(Request::Begin(RUN), None);
         assert_eq!(maker.turn(), [Reply::Ready(RUN)]);
@@ -112,6 +116,26 @@ fn pairs_are_made_one_in_a_turn() {
     });
     made.sort_unstable();
     assert_eq!(made, [0, 1, 2, 3]);
+}
+
+/// The next process doesn't know what is in the maps, and changes nothing there before it is told that pairs can be made.
+#[test]
+fn maps_are_empty_when_a_router_is_told_that_pairs_can_be_made() {
+    const PAIR: u32 = 5;
+    let mut maker = Maker::start();
+    for run in [RUN, RUN + 1] {
+        // Other flows than those of the earlier process, and as many as there may be.
+        let first = 1000 * u16::try_from(run - RUN + 1).expect("a small number");
+        let mut verdicts = Verdicts::new(&maker.maps).expect("memory");
+        let mut give = |place: u16| {
+            let [key, _] = keys(17, ([10, 77, 0, 2], first + place).into(), ([10, 77, 0, 1], 53).into());
+            verdicts.give(place.into(), 1, &key, End::Pair(PAIR), End::Host)
+        };
+        assert!((0..VERDICTS).all(|place| give(place).is_ok()), "there is room");
+        assert_eq!(give(VERDICTS), Err(Errno::E2BIG));
+        maker.ask(Request::Begin(run + 1), None);
+        assert_eq!(maker.turn(), [Reply::Ready(run + 1)]);
+    }
 }
 
 /// A pair that is damaged before it has started is told of as one that is damaged later.
