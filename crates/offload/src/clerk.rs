@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use tuntap_sys::bpf::{Program, attach_for_good};
-use tuntap_sys::socket::{datagram_pair, send};
+use tuntap_sys::socket::{message_pair, send};
 
 use super::maps::{CLAIM_LEN, KEY_LEN, VERDICT_LEN};
 
@@ -41,9 +41,10 @@ pub struct Clerk {
 }
 
 impl Clerk {
-    /// Makes the sockets. Without a program, changes are refused.
+    /// Makes the sockets. Without a program, changes are refused. By sockets of SOCK_DGRAM the router's process could send to any such socket
+    /// of the host, by its name; these reach each other alone.
     pub fn new() -> nix::Result<Self> {
-        let (counter, desk) = datagram_pair()?;
+        let (counter, desk) = message_pair()?;
         Ok(Self { counter, desk, queue: Mutex::new(()) })
     }
 
@@ -103,9 +104,14 @@ const fn parts(answer: u64) -> (u32, u32) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
     use std::thread;
 
     use caps::CapSet;
+    use nix::sys::socket::{
+        AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, listen, sendto, socket,
+    };
+    use tuntap_sys::socket::recv;
 
     use super::super::generated::CLERK;
     use super::super::maps::Maps;
@@ -206,6 +212,32 @@ mod tests {
         };
         thread::scope(|scope| (1..=4).for_each(|claim| _ = scope.spawn(move || work(claim))));
         assert_eq!(maps.claims.next_key(None), Ok(None));
+    }
+
+    #[test]
+    fn its_sockets_reach_nobody_else() {
+        let clerk = Clerk::new().expect("sockets");
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, kind, refusal) in
+            [("datagrams", SockType::Datagram, Errno::EPROTOTYPE), ("messages", SockType::SeqPacket, Errno::EISCONN)]
+        {
+            let address = UnixAddr::new(&folder.path().join(name)).expect("a short path");
+            let other = socket(AddressFamily::Unix, kind, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None);
+            let other = other.expect("a socket");
+            bind(other.as_raw_fd(), &address).expect("a free name");
+            if kind == SockType::SeqPacket {
+                listen(&other, Backlog::new(1).expect("a small number")).expect("a listener");
+            }
+            for end in clerk.descriptors() {
+                assert_eq!(connect(end.as_raw_fd(), &address), Err(refusal), "{name}");
+                // The address is ignored.
+                assert_eq!(sendto(end.as_raw_fd(), &[0; 3], &address, MsgFlags::MSG_DONTWAIT), Ok(3), "{name}");
+            }
+            assert!(recv(other.as_fd(), &mut [0; 3]).is_err(), "{name}");
+        }
+        for end in clerk.descriptors() {
+            assert_eq!(recv(end, &mut [0; 4]), Ok(3), "it has come to the other end");
+        }
     }
 
     #[test]

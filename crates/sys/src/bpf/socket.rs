@@ -25,7 +25,7 @@ fn set_option(socket: BorrowedFd<'_>, name: libc::c_int, value: libc::c_int) -> 
 mod tests {
     use super::super::Instruction;
     use super::*;
-    use crate::socket::{datagram_pair, recv, send};
+    use crate::socket::{message_pair, recv, send};
 
     /// A program that returns a number.
     fn returning(bytes: u32) -> Program {
@@ -35,7 +35,7 @@ mod tests {
 
     #[test]
     fn program_decides_what_is_received_and_stays() {
-        let (left, right) = datagram_pair().expect("sockets");
+        let (left, right) = message_pair().expect("sockets");
         attach_for_good(&returning(0), right.as_fd()).expect("a socket");
         let mut buffer = [0; 8];
         // Far more than would find room.

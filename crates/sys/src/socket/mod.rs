@@ -152,16 +152,8 @@ pub const LARGEST_BUFFER: usize = (libc::c_int::MAX / 2) as usize;
 
 /// Two connected sockets that preserve message boundaries (SOCK_SEQPACKET), non-blocking and closed on exec.
 pub fn message_pair() -> nix::Result<(OwnedFd, OwnedFd)> {
-    pair(SockType::SeqPacket)
-}
-
-/// Two connected sockets of datagrams (SOCK_DGRAM), non-blocking and closed on exec.
-pub fn datagram_pair() -> nix::Result<(OwnedFd, OwnedFd)> {
-    pair(SockType::Datagram)
-}
-
-fn pair(kind: SockType) -> nix::Result<(OwnedFd, OwnedFd)> {
-    kernel::socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    kernel::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
 }
 
 /// Sets the size of the send buffer, in bytes. Without CAP_NET_ADMIN it is limited by net.core.wmem_max.
