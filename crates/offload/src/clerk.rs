@@ -16,7 +16,13 @@ use super::maps::{CLAIM_LEN, KEY_LEN, VERDICT_LEN};
 /// Bytes in front of key and value: `struct change`.
 const HEAD_LEN: usize = 8;
 
-/// What is asked for: `change.kind`.
+/// `change.kind`.
+const SET_FLOW: u32 = 1;
+const REMOVE_FLOW: u32 = 2;
+const SET_CLAIM: u32 = 3;
+const REMOVE_CLAIM: u32 = 4;
+
+/// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change<'a> {
     /// To set the verdict of a key in the map `flows`.
@@ -66,11 +72,11 @@ impl Clerk {
         match change {
             Change::SetFlow(key, verdict) => {
                 long[HEAD_LEN + KEY_LEN..].copy_from_slice(verdict);
-                self.ask(answer, &mut long, 1, key)
+                self.ask(answer, &mut long, SET_FLOW, key)
             }
-            Change::RemoveFlow(key) => self.ask(answer, &mut long, 2, key),
-            Change::SetClaim(claim) => self.ask(answer, &mut short, 3, claim),
-            Change::RemoveClaim(claim) => self.ask(answer, &mut short, 4, claim),
+            Change::RemoveFlow(key) => self.ask(answer, &mut long, REMOVE_FLOW, key),
+            Change::SetClaim(claim) => self.ask(answer, &mut short, SET_CLAIM, claim),
+            Change::RemoveClaim(claim) => self.ask(answer, &mut short, REMOVE_CLAIM, claim),
         }
     }
 
@@ -111,10 +117,11 @@ mod tests {
     use nix::sys::socket::{
         AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, listen, sendto, socket,
     };
+    use tuntap_sys::bpf::Map;
     use tuntap_sys::socket::recv;
 
     use super::super::generated::CLERK;
-    use super::super::maps::Maps;
+    use super::super::maps::{CONTROL_ANSWER, Maps};
     use super::*;
 
     const ROOM: u8 = 16;
@@ -168,12 +175,13 @@ mod tests {
         let clerk = Clerk::new().expect("sockets");
         clerk.employ(&CLERK.load_filter(&maps).expect("the verifier agrees")).expect("a socket");
         assert_eq!(clerk.change(&answer, Change::RemoveFlow(&[2; KEY_LEN])), Err(Errno::EIO), "it answers elsewhere");
-        let answered = maps.control.map().expect("memory")[2].load(Ordering::Relaxed);
+        let answered = maps.control.map().expect("memory")[CONTROL_ANSWER].load(Ordering::Relaxed);
         let (long, short) = (HEAD_LEN + KEY_LEN + VERDICT_LEN, HEAD_LEN + CLAIM_LEN);
         let mut seen = 0;
         for len in (0..=200).chain([4096, 100_000]) {
             for kind in [0, 1, 2, 3, 4, 5, 0x0100_0000, u32::MAX] {
-                let is_change = len == long && [1, 2].contains(&kind) || len == short && [3, 4].contains(&kind);
+                let is_change = len == long && [SET_FLOW, REMOVE_FLOW].contains(&kind)
+                    || len == short && [SET_CLAIM, REMOVE_CLAIM].contains(&kind);
                 // Once with the key that is there, once with another one.
                 for byte in [1, 2].into_iter().filter(|_| !is_change) {
                     let mut message = vec![byte; len];
@@ -185,16 +193,13 @@ mod tests {
             }
         }
         assert_eq!(seen, (203 * 8 - 4) * 2);
-        assert_eq!(maps.control.map().expect("memory")[2].load(Ordering::Relaxed), answered);
-        let keys = |map: &tuntap_sys::bpf::Map| {
-            let mut keys = vec![map.next_key(None).expect("a map").expect("a key")];
-            while let Some(next) = map.next_key(keys.last().map(Vec::as_slice)).expect("a map") {
-                keys.push(next);
-            }
-            keys
+        assert_eq!(maps.control.map().expect("memory")[CONTROL_ANSWER].load(Ordering::Relaxed), answered);
+        let only = |map: &Map, key: &[u8]| {
+            assert_eq!(map.next_key(None), Ok(Some(key.to_vec())));
+            assert_eq!(map.next_key(Some(key)), Ok(None), "it is the only one");
         };
-        assert_eq!(keys(&maps.flows), [[1; KEY_LEN]]);
-        assert_eq!(keys(&maps.claims), [[1; CLAIM_LEN]]);
+        only(&maps.flows, &[1; KEY_LEN]);
+        only(&maps.claims, &[1; CLAIM_LEN]);
         assert_eq!(verdict(&maps, 1), Some([1; VERDICT_LEN]));
     }
 

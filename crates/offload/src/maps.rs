@@ -52,7 +52,7 @@ const PAIR_UNDECIDED: usize = 2;
 const CONTROL_WORDS: usize = 3;
 pub(crate) const CONTROL_GENERATION: usize = 0;
 const CONTROL_DEVICE: usize = 1;
-const CONTROL_ANSWER: usize = 2;
+pub(crate) const CONTROL_ANSWER: usize = 2;
 
 /// Bytes of the part of struct sk_buff that programs read for checksums.
 const CHECKSUM_PART_LEN: u32 = 64;
@@ -68,9 +68,12 @@ pub enum MapsError {
     /// The kernel refuses one.
     #[error("a BPF map: {0}{hint}", hint = hint(*.0))]
     Map(#[from] Errno),
-    /// The router can't change them.
+    /// The router can't change them: there is no program that does.
     #[error(transparent)]
     Clerk(#[from] LoadError),
+    /// Nor is there a socket for that.
+    #[error("a socket with a BPF program: {0}")]
+    Socket(Errno),
     /// The router can't wait for programs.
     #[error(
         "membarrier(2) can't wait for BPF programs here, as with nohz_full, and kernel.unprivileged_bpf_disabled keeps the router, which \
@@ -213,7 +216,7 @@ impl Maps {
         let control = Map::new(c"tuntap_control", MapKind::Words, INDEX_LEN, CONTROL_WORDS * WORD, 1)?;
         let maps = Self {
             turnstile: Turnstile::new(can_wait_for_programs(), &control)?,
-            clerk: Clerk::new()?,
+            clerk: Clerk::new().map_err(MapsError::Socket)?,
             flows: Map::new(c"tuntap_flows", MapKind::Hash, KEY_LEN, VERDICT_LEN, verdicts)?,
             records: Map::new(c"tuntap_records", MapKind::Words, INDEX_LEN, RECORD_WORDS * WORD, verdicts)?,
             claims: Map::new(c"tuntap_claims", MapKind::SparseHash, CLAIM_LEN, INDEX_LEN, MAX_CLAIMS)?,
@@ -223,7 +226,7 @@ impl Maps {
         };
         maps.layout.set(&ONLY, &layout(&Btf::of_kernel().map_err(LayoutError::from)?)?)?;
         maps.layout.freeze()?;
-        maps.clerk.employ(&CLERK.load_filter(&maps)?)?;
+        maps.clerk.employ(&CLERK.load_filter(&maps)?).map_err(MapsError::Socket)?;
         Ok(maps)
     }
 
