@@ -133,6 +133,7 @@ pub fn run(
         quiet: Vec::new(),
         starting: Vec::new(),
         log,
+        unable: None,
         told: None,
         untold: 0,
     };
@@ -164,6 +165,8 @@ struct Maker<'a, L> {
     /// New pairs that don't send packets yet.
     starting: Vec<Starting>,
     log: L,
+    /// Why there can be no pairs, as it was told.
+    unable: Option<String>,
     told: Option<Instant>,
     untold: u64,
 }
@@ -244,9 +247,17 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
         let earlier = self.forget_all();
         let result = self.pairs.clear(earlier).and_then(|()| self.pairs.open_host());
         match result {
-            Ok(()) => self.reply(Reply::Ready(run)),
+            Ok(()) => {
+                self.unable = None;
+                self.reply(Reply::Ready(run))
+            }
             Err(error) => {
-                (self.log)(&Notice::Unable(error));
+                // Each router's process asks, and once more if this process has begun after it.
+                let why = error.to_string();
+                if self.unable.as_ref() != Some(&why) {
+                    (self.log)(&Notice::Unable(error));
+                    self.unable = Some(why);
+                }
                 self.reply(Reply::Unable(run))
             }
         }

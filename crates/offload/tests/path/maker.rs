@@ -2,14 +2,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use tuntap_offload::maps::Maps;
 use tuntap_offload::pairs::Hooks;
 use tuntap_offload::programs::Programs;
 use tuntap_offload::protocol::{Loss, MESSAGE_LEN, Reply, Request, Run, Token};
-use tuntap_offload::{Config, run};
+use tuntap_offload::{Config, Notice, run};
 use tuntap_sys::netlink::Netlink;
 use tuntap_sys::socket::{message_pair, recv, send_with_descriptor};
 use tuntap_sys::tun::Tun;
@@ -22,9 +22,12 @@ const RUN: Run = 77;
 struct Maker {
     socket: OwnedFd,
     _master: std::io::PipeWriter,
-    _device: Tun,
+    host: Namespace,
+    device: Option<Tun>,
     turns: Receiver<()>,
     next: SyncSender<()>,
+    /// Lines for the log.
+    told: Receiver<String>,
     /// How many pairs there were at the end of the last turn.
     pairs: usize,
 }
@@ -39,7 +42,7 @@ impl Maker {
         let programs = Programs::load(&maps).expect("the verifier agrees");
         let (socket, other) = message_pair().expect("sockets");
         let (reader, writer) = std::io::pipe().expect("a pipe");
-        let ((turn, turns), (next, may_go)) = (sync_channel(0), sync_channel(0));
+        let ((turn, turns), (next, may_go), (tell, told)) = (sync_channel(0), sync_channel(0), channel());
         let device_name = ROUTER.to_owned();
         let config = Config {
             maps,
@@ -57,9 +60,10 @@ impl Maker {
                 let _ = may_go.recv();
                 Some(Duration::from_millis(1))
             };
-            run(config, || (), |_| (), beat)
+            let log = |notice: &Notice| drop(tell.send(notice.to_string()));
+            run(config, || (), log, beat)
         });
-        let mut maker = Self { socket, _master: writer, _device: device, turns, next, pairs: 0 };
+        let mut maker = Self { socket, _master: writer, host, device: Some(device), turns, next, told, pairs: 0 };
         assert_eq!(maker.turn(), [Reply::Started]);
         maker.ask(Request::Begin(RUN), None);
         assert_eq!(maker.turn(), [Reply::Ready(RUN)]);
@@ -137,4 +141,22 @@ fn pair_that_is_set_down_while_it_starts_is_lost() {
     });
     maker.ask(Request::Make(RUN, TOKEN), Some(&peer));
     until("there is another one", || maker.turn().iter().any(|reply| matches!(reply, Reply::Made(RUN, TOKEN, _))));
+}
+
+/// Each router's process asks whether there can be pairs. Why there can't is told once.
+#[test]
+fn reason_why_there_are_no_pairs_is_told_once() {
+    let mut maker = Maker::start();
+    for round in [10, 20] {
+        maker.device = None;
+        for run in [round, round + 1] {
+            maker.ask(Request::Begin(run), None);
+            until("it says that there are none", || maker.turn() == [Reply::Unable(run)]);
+        }
+        let told: Vec<_> = maker.told.try_iter().collect();
+        assert!(matches!(&told[..], [line] if line.starts_with("there is no path in the kernel: ")), "{told:?}");
+        maker.device = Some(maker.host.device(ROUTER, &[]));
+        maker.ask(Request::Begin(round + 2), None);
+        until("there are some again", || maker.turn() == [Reply::Ready(round + 2)]);
+    }
 }
