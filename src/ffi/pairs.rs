@@ -6,13 +6,15 @@ use std::ffi::{c_int, c_void};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use nix::errno::Errno;
+
 use super::companions::Companions;
 use super::options::config;
 use super::router_processes::Kind;
 use super::uwsgi;
 use tuntap_config::{Offload, OptionName, RouterSpec};
 use tuntap_offload::guard::Guard;
-use tuntap_offload::maps::Maps;
+use tuntap_offload::maps::{Maps, MapsError};
 use tuntap_offload::pairs::{Hooks, remove_all};
 use tuntap_offload::programs::Programs;
 use tuntap_router::{Heartbeat, KernelEndpoint, Pulse, priority};
@@ -64,9 +66,17 @@ fn make(spec: &RouterSpec) -> Result<KernelEndpoint, String> {
     if std::env::var_os("UWSGI_TUNTAP_HOOK").is_some_and(|hook| hook == "none") {
         return Err("the kernel has no BPF, for a test".to_owned());
     }
+    let missing = tuntap_offload::missing_capabilities();
+    if !missing.is_empty() {
+        let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
+        return Err(format!("{} missing", names.join(", ")));
+    }
     let verdicts = KernelEndpoint::size(config().limits.flows);
-    let maps = Arc::new(Maps::new(verdicts).map_err(|error| error.to_string())?);
-    let programs = Programs::load(&maps).map_err(|error| error.to_string())?;
+    let (maps, programs) = process::with_locked_memory(|| {
+        let maps = Arc::new(Maps::new(verdicts).map_err(why_no_maps)?);
+        let programs = Programs::load(&maps).map_err(|error| error.to_string())?;
+        Ok::<_, String>((maps, programs))
+    })?;
     let pair = |errno| format!("a pair of sockets: {errno}");
     let (endpoint, socket) = KernelEndpoint::new(Arc::clone(&maps)).map_err(pair)?;
     // The programs drop what the guard would drop, so that it may be missing.
@@ -83,6 +93,15 @@ fn make(spec: &RouterSpec) -> Result<KernelEndpoint, String> {
     let line = format!("[tuntap-router] {}: decided flows can pass in the kernel ({})", spec.device, hooks());
     uwsgi::log(Event::KernelPath, &line);
     Ok(endpoint)
+}
+
+/// What an instance with all capabilities lacks if the kernel refuses a map.
+fn why_no_maps(error: MapsError) -> String {
+    if let MapsError::Map(Errno::EPERM) = error {
+        format!("{error}; a user namespace or a filter of system calls (systemd: SystemCallFilter) refuses bpf(2)")
+    } else {
+        error.to_string()
+    }
 }
 
 /// How programs are attached.
