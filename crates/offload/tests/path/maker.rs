@@ -3,20 +3,23 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tuntap_offload::maps::Maps;
 use tuntap_offload::pairs::Hooks;
 use tuntap_offload::programs::Programs;
 use tuntap_offload::protocol::{Loss, MESSAGE_LEN, Reply, Request, Run, Token};
 use tuntap_offload::{Config, Notice, run};
-use tuntap_sys::netlink::Netlink;
+use tuntap_sys::netlink::{LinkChange, Netlink};
 use tuntap_sys::socket::{message_pair, recv, send_with_descriptor};
 use tuntap_sys::tun::Tun;
 
 use super::world::{Namespace, Peer, ROUTER, until};
 
 const RUN: Run = 77;
+
+/// For so long a pair is left alone that was looked at.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// It stands still between its turns.
 struct Maker {
@@ -159,4 +162,46 @@ fn reason_why_there_are_no_pairs_is_told_once() {
         maker.ask(Request::Begin(round + 2), None);
         until("there are some again", || maker.turn() == [Reply::Ready(round + 2)]);
     }
+}
+
+/// An end at the host that is made narrower loses packets, of which the peer's namespace hears nothing.
+#[test]
+fn pair_that_is_narrowed_at_the_host_is_lost() {
+    const OTHER: Token = 5;
+    const TOKEN: Token = 6;
+    let mut maker = Maker::start();
+    let peers = [OTHER, TOKEN].map(|_| Peer::new(["10.77.0.2", "fd00:77::2"]));
+    maker.ask(Request::Make(RUN, OTHER), Some(&peers[0]));
+    for round in 0..2 {
+        maker.ask(Request::Make(RUN, TOKEN), Some(&peers[1]));
+        let mut index = None;
+        until("both are made", || {
+            for reply in maker.turn() {
+                match reply {
+                    Reply::Made(RUN, OTHER, _) if round == 0 => {}
+                    Reply::Made(RUN, TOKEN, made) => index = Some(made),
+                    other => panic!("{other:?}"),
+                }
+            }
+            index.is_some() && maker.pairs == 2
+        });
+        if round == 0 {
+            // What the namespaces tell of the pair's beginning has it looked at anyway, for a moment.
+            let settled = Instant::now() + 2 * QUIET;
+            until("nothing of that is new", || {
+                assert_eq!(maker.turn(), []);
+                settled < Instant::now()
+            });
+        }
+        let change = LinkChange { mtu: Some(1300), ..LinkChange::default() };
+        Netlink::open().and_then(|mut it| it.set_link(index.expect("made"), change)).expect("an MTU");
+        let mut lost = Vec::new();
+        until("it is removed", || {
+            lost.extend(maker.turn());
+            maker.pairs == 1
+        });
+        assert_eq!(lost, [Reply::Lost(RUN, TOKEN, Loss::Damaged)]);
+    }
+    let told: Vec<_> = maker.told.try_iter().collect();
+    assert!(matches!(&told[..], [line] if line.contains("1300 bytes only")), "the first time: {told:?}");
 }
