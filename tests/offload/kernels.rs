@@ -31,9 +31,11 @@ fn kernel_without_tcx_has_the_path_by_clsact() {
     });
 }
 
+/// As a kernel without BPF, and without RWF_NOWAIT for TUN devices.
 #[test]
 fn kernel_without_bpf_has_no_path_and_is_told_of_once() {
-    let emperor = emperor_without("none", "auto").start_in(Netns::new().with_ipv6());
+    let emperor =
+        emperor_without("none", "auto").line("env = UWSGI_TUNTAP_TUN=blocking").start_in(Netns::new().with_ipv6());
     let net = emperor.start_attached(&vassal("v1", V1, V1_6));
     let flow = Datagrams::open(&net, V1, &emperor.netns, EMPEROR);
     flow.assert_all_pass(50);

@@ -63,11 +63,27 @@ const ONLY: [u8; INDEX_LEN] = [0; INDEX_LEN];
 #[derive(Debug, Error)]
 pub enum MapsError {
     /// The kernel refuses one.
-    #[error("a BPF map: {0}")]
+    #[error("a BPF map: {0}{hint}", hint = hint(*.0))]
     Map(#[from] Errno),
+    /// Only processes with capabilities may use maps.
+    #[error(
+        "kernel.unprivileged_bpf_disabled keeps the router, which has no capability, from its maps; it has to be 0 before Linux 5.19"
+    )]
+    Closed,
     /// The layout of its packets is not known.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+}
+
+/// What a refusal can mean beside what it says.
+const fn hint(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EPERM => {
+            " (it takes CAP_BPF or CAP_SYS_ADMIN; before Linux 5.11 also CAP_SYS_RESOURCE, or a limit of locked memory that is far above 64 KiB, \
+             as by LimitMEMLOCK=infinity of systemd)"
+        }
+        _ => "",
+    }
 }
 
 /// Why programs can't read what they need of packets.
@@ -153,9 +169,12 @@ pub struct Maps {
 }
 
 impl Maps {
-    /// Makes the maps, for so many verdicts. Needs CAP_BPF.
+    /// Makes the maps, for so many verdicts. Needs CAP_BPF; who uses them needs nothing.
     pub fn new(verdicts: u32) -> Result<Self, MapsError> {
         const WORD: usize = size_of::<u64>();
+        if !Map::serves_without_capabilities()? {
+            return Err(MapsError::Closed);
+        }
         let control = Map::new(c"tuntap_control", MapKind::Words, INDEX_LEN, CONTROL_WORDS * WORD, 1)?;
         let maps = Self {
             turnstile: Map::holding(c"tuntap_turn", &control)?,

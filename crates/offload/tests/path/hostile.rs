@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use tuntap_offload::maps::{Dropped, End};
 use tuntap_offload::pairs::{Hooks, Pair};
 
-use super::world::{GENERATION, HOST, PEER, Peer, VERDICTS, World, at, keys, until};
+use super::world::{GENERATION, HOST, PEER, Peer, VERDICTS, World, at, keys, linux, until};
 
 const UDP: u8 = 17;
 
@@ -325,6 +325,10 @@ fn forged_headers_are_dropped() {
     }
     decided.send(good);
     until("the right one arrives still", || decided.arrived() == [[0; 100]]);
+    if linux() < (6, 2) {
+        // Earlier kernels have no such packets here.
+        return;
+    }
     decided.send("with_header(udp(text=bytes(3000)), flags=1, kind=5, size=1000, start=34, offset=6, header_len=42)");
     let mut pieces = Vec::new();
     until("pieces of a fair size arrive", || {

@@ -31,6 +31,14 @@ pub const VERDICTS: u32 = 64;
 pub const ROUTER: &str = "tuntaptest0";
 pub const HOST: [&str; 2] = ["10.77.0.1", "fd00:77::1"];
 
+/// The first two numbers of the running kernel's version.
+pub fn linux() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(str::parse);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else { panic!("{release}") };
+    (major, minor)
+}
+
 /// A network namespace.
 #[derive(Debug)]
 pub struct Namespace(File);

@@ -5,10 +5,11 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 
+use caps::CapSet;
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 
-use super::{Attributes, Command, ObjectName, address, address_mut, call, object_name, open};
+use super::{Attributes, Command, ObjectName, address, address_mut, call, make, object_name};
 
 /// BPF_F_NO_PREALLOC: elements take memory as they come.
 const NO_PREALLOC: u32 = 1;
@@ -140,8 +141,23 @@ impl Map {
             numa_node: 0,
             name: object_name(name),
         };
-        let file = open(Command::MapCreate, &mut attributes)?;
+        let file = make(Command::MapCreate, &mut attributes)?;
         Ok(Self { file, kind, key_len, value_len, max_entries })
+    }
+
+    /// Returns true if a process without capabilities may look up, set and remove elements of maps that it has open. Before Linux 5.19 that
+    /// takes `kernel.unprivileged_bpf_disabled = 0`, since the kernel refuses it all of bpf(2) otherwise. Asks by a map of one word.
+    pub fn serves_without_capabilities() -> nix::Result<bool> {
+        let map = Self::new(c"tuntap_probe", MapKind::Words, INDEX_LEN, size_of::<u64>(), 1)?;
+        let effective = caps::read(None, CapSet::Effective).map_err(|_| Errno::EINVAL)?;
+        caps::clear(None, CapSet::Effective).map_err(|_| Errno::EPERM)?;
+        let is_set = map.set(&[0; INDEX_LEN], &[0; size_of::<u64>()]);
+        // They are among the permitted ones still.
+        caps::set(None, CapSet::Effective, &effective).map_err(|_| Errno::EPERM)?;
+        match is_set {
+            Err(Errno::EPERM) => Ok(false),
+            result => result.map(|()| true),
+        }
     }
 
     /// Reads the value of a key. Returns false if there is none.

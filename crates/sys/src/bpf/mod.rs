@@ -2,6 +2,7 @@
 //! kernel needs. Structures are those of linux/bpf.h.
 
 mod attach;
+mod locked;
 mod map;
 mod program;
 
@@ -12,6 +13,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 
 pub use attach::{Attachment, Hook, attach, link, supports_tcx};
+use locked::Lifted;
 pub use map::{Map, MapKind};
 pub use program::{Instruction, LoadError, Program};
 
@@ -57,6 +59,18 @@ fn open<A: Attributes>(command: Command, attributes: &mut A) -> nix::Result<Owne
     let descriptor: RawFd = call(command, attributes)?;
     // SAFETY: the kernel has just opened it for us.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Makes a map or a program. Before Linux 5.11 a limit of the process may stand in the way, of which the error says nothing.
+fn make<A: Attributes>(command: Command, attributes: &mut A) -> nix::Result<OwnedFd> {
+    match open(command, attributes) {
+        Err(Errno::EPERM) => {
+            // Whoever can't lift the limit has the first error.
+            let _lifted = Lifted::new().map_err(|_| Errno::EPERM)?;
+            open(command, attributes)
+        }
+        result => result,
+    }
 }
 
 /// The name as the kernel's structures have it. A longer one is cut.

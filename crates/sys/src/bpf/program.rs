@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use thiserror::Error;
 
-use super::{Attributes, Command, Map, ObjectName, address, address_mut, object_name, open};
+use super::{Attributes, Command, Map, ObjectName, address, address_mut, make, object_name};
 
 /// BPF_PROG_TYPE_SCHED_CLS: programs that see packets which a device sends or receives.
 const SCHED_CLS: u32 = 3;
@@ -117,7 +117,7 @@ impl Program {
                 flags: 0,
                 name: object_name(name),
             };
-            open(Command::ProgramLoad, &mut attributes)
+            make(Command::ProgramLoad, &mut attributes)
         };
         attempt(&mut []).map(Self).or_else(|errno| {
             let mut log = vec![0; LOG_LEN];
