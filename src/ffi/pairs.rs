@@ -6,15 +6,13 @@ use std::ffi::{c_int, c_void};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use nix::errno::Errno;
-
 use super::companions::Companions;
 use super::options::config;
 use super::router_processes::Kind;
 use super::uwsgi;
 use tuntap_config::{Offload, OptionName, RouterSpec};
 use tuntap_offload::guard::Guard;
-use tuntap_offload::maps::{Maps, MapsError};
+use tuntap_offload::maps::Maps;
 use tuntap_offload::pairs::{Hooks, remove_all};
 use tuntap_offload::programs::Programs;
 use tuntap_router::{Heartbeat, KernelEndpoint, Pulse, priority};
@@ -72,11 +70,8 @@ fn make(spec: &RouterSpec) -> Result<KernelEndpoint, String> {
         return Err(format!("{} missing", names.join(", ")));
     }
     let verdicts = KernelEndpoint::size(config().limits.flows);
-    let (maps, programs) = process::with_locked_memory(|| {
-        let maps = Arc::new(Maps::new(verdicts).map_err(why_no_maps)?);
-        let programs = Programs::load(&maps).map_err(|error| error.to_string())?;
-        Ok::<_, String>((maps, programs))
-    })?;
+    let maps = Arc::new(Maps::new(verdicts).map_err(|error| error.to_string())?);
+    let programs = Programs::load(&maps).map_err(|error| error.to_string())?;
     let pair = |errno| format!("a pair of sockets: {errno}");
     let (endpoint, socket) = KernelEndpoint::new(Arc::clone(&maps)).map_err(pair)?;
     // The programs drop what the guard would drop, so that it may be missing.
@@ -93,15 +88,6 @@ fn make(spec: &RouterSpec) -> Result<KernelEndpoint, String> {
     let line = format!("[tuntap-router] {}: decided flows can pass in the kernel ({})", spec.device, hooks());
     uwsgi::log(Event::KernelPath, &line);
     Ok(endpoint)
-}
-
-/// What an instance with all capabilities lacks if the kernel refuses a map.
-fn why_no_maps(error: MapsError) -> String {
-    if let MapsError::Map(Errno::EPERM) = error {
-        format!("{error}; a user namespace or a filter of system calls (systemd: SystemCallFilter) refuses bpf(2)")
-    } else {
-        error.to_string()
-    }
 }
 
 /// How programs are attached.

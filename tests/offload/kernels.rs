@@ -65,7 +65,7 @@ fn what_an_instance_lacks_for_the_path_is_named() {
     for (wrapper, reason) in [
         ("setpriv --bounding-set -sys_admin --inh-caps -all", "CAP_SYS_ADMIN missing"),
         ("setpriv --bounding-set -sys_admin,-bpf --inh-caps -all", "CAP_SYS_ADMIN missing"),
-        ("unshare --user --map-root-user --net", "a user namespace or a filter of system calls"),
+        ("unshare --user --map-root-user --net", "outside of user namespaces, and no filter of system calls"),
     ] {
         let mut emperor = emperor().before(&format!("exec {wrapper} \"$@\"")).launch();
         assert!(!emperor.wait_for_exit().success(), "{wrapper}");

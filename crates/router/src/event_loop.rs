@@ -308,18 +308,10 @@ impl<'a> EventLoop<'a> {
                 self.io.epoll.add(path.socket(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Pairs.encode()))?;
                 self.io.kernel_path = Some(path);
             }
-            Err(errno) => {
-                // The master makes the maps, with capabilities, and this process has none.
-                let hint = if errno == Errno::EPERM {
-                    "; before Linux 5.19 that takes kernel.unprivileged_bpf_disabled = 0"
-                } else {
-                    ""
-                };
-                self.io.line(
-                    Event::RouterIncomplete,
-                    format_args!("there is no path in the kernel: its maps can't be used: {errno}{hint}"),
-                );
-            }
+            Err(errno) => self.io.line(
+                Event::RouterIncomplete,
+                format_args!("there is no path in the kernel: its maps can't be used: {errno}"),
+            ),
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::prctl;
-use nix::sys::resource::{RLIM_INFINITY, Resource, UsageWho, getrlimit, getrusage, setrlimit};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, pthread_sigmask};
 use nix::sys::time::TimeValLike;
 use nix::sys::timerfd::{ClockId as TimerClock, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
@@ -17,22 +17,6 @@ use nix::unistd;
 pub fn raise_descriptor_limit() -> nix::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-}
-
-/// Does something with as much locked memory as this process may have. Before Linux 5.11, BPF maps and programs count as such, and 64 KiB is
-/// the usual limit (setrlimit(2), RLIMIT_MEMLOCK). Afterwards the limit is as it was.
-pub fn with_locked_memory<T>(work: impl FnOnce() -> T) -> T {
-    let before = getrlimit(Resource::RLIMIT_MEMLOCK);
-    if let Ok((_, hard)) = before {
-        // Without CAP_SYS_RESOURCE the hard limit is the end. What isn't enough shows when the memory is taken.
-        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)
-            .or_else(|_| setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard));
-    }
-    let result = work();
-    if let Ok((soft, hard)) = before {
-        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard);
-    }
-    result
 }
 
 /// Processor time of the calling thread, in nanoseconds (clock_gettime(2), CLOCK_THREAD_CPUTIME_ID).
@@ -244,22 +228,4 @@ pub fn skip_exit_handlers() {
     // SAFETY: the handler takes nothing, and only calls _exit(2). If there is no memory to register it, the other handlers
     // run.
     unsafe { libc::atexit(end) };
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn limit_of_locked_memory_is_off_for_a_while() {
-        let get = || getrlimit(Resource::RLIMIT_MEMLOCK).expect("a limit");
-        let before = get();
-        let low = (1 << 16, before.1);
-        setrlimit(Resource::RLIMIT_MEMLOCK, low.0, low.1).expect("a lower limit");
-        let (inside, _) = with_locked_memory(get);
-        let after = get();
-        setrlimit(Resource::RLIMIT_MEMLOCK, before.0, before.1).expect("the limit of before");
-        assert!(inside == RLIM_INFINITY || inside == before.1, "{inside}");
-        assert_eq!(after, low);
-    }
 }
