@@ -1,5 +1,6 @@
 //! The process that makes pairs, here a thread.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
@@ -174,16 +175,13 @@ fn pair_that_is_narrowed_at_the_host_is_lost() {
     maker.ask(Request::Make(RUN, OTHER), Some(&peers[0]));
     for round in 0..2 {
         maker.ask(Request::Make(RUN, TOKEN), Some(&peers[1]));
-        let mut index = None;
+        let mut made = HashMap::new();
         until("both are made", || {
-            for reply in maker.turn() {
-                match reply {
-                    Reply::Made(RUN, OTHER, _) if round == 0 => {}
-                    Reply::Made(RUN, TOKEN, made) => index = Some(made),
-                    other => panic!("{other:?}"),
-                }
-            }
-            index.is_some() && maker.pairs == 2
+            made.extend(maker.turn().into_iter().map(|reply| match reply {
+                Reply::Made(RUN, token, index) => (token, index),
+                other => panic!("{other:?}"),
+            }));
+            made.len() == 2 - round
         });
         if round == 0 {
             // What the namespaces tell of the pair's beginning has it looked at anyway, for a moment.
@@ -194,7 +192,7 @@ fn pair_that_is_narrowed_at_the_host_is_lost() {
             });
         }
         let change = LinkChange { mtu: Some(1300), ..LinkChange::default() };
-        Netlink::open().and_then(|mut it| it.set_link(index.expect("made"), change)).expect("an MTU");
+        Netlink::open().and_then(|mut it| it.set_link(made[&TOKEN], change)).expect("an MTU");
         let mut lost = Vec::new();
         until("it is removed", || {
             lost.extend(maker.turn());
