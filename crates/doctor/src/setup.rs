@@ -17,7 +17,7 @@ use super::finding::Finding;
 use super::instance::Instance;
 use super::probe::{self, Arguments};
 use super::running;
-use tuntap_config::{ConfigErrors, RouterSpec, StatsAddress, resolve_grants};
+use tuntap_config::{ConfigErrors, Offload, RouterSpec, StatsAddress, resolve_grants};
 use tuntap_core::policy::grant::Grant;
 use tuntap_host::{self, Networks, PortUses};
 use tuntap_sys::netlink::Netlink;
@@ -230,8 +230,11 @@ fn of_routers(
         }
         if running.answers {
             findings.extend(live::peers(router, running::peers(instance, router).as_ref()));
-            let snapshot = if router.hosts.needs_key() { running::snapshot(instance, router) } else { None };
+            let offload = instance.config.offload;
+            let is_asked = router.hosts.needs_key() || offload != Offload::Off;
+            let snapshot = if is_asked { running::snapshot(instance, router) } else { None };
             if let Some(found) = snapshot {
+                findings.extend(kernel_path::standing(router, offload, &found));
                 findings.extend(routes::session(router, &found));
                 findings.extend(trunks::standing(router, &found));
             }

@@ -385,14 +385,7 @@ impl<'a> Pairs<'a> {
         })?;
         let Some((other, is_programmed)) = found else { return Err(Damage::NoDevice) };
         let ends = [other, self.netlink.link_at(index)?];
-        for end in &ends {
-            if !end.is_up {
-                return Err(Damage::Down);
-            }
-            if end.mtu != MTU {
-                return Err(Damage::Narrow(end.mtu));
-            }
-        }
+        ends.iter().try_for_each(is_whole)?;
         if is_programmed && has_program(&mut self.netlink)? { Ok(ends) } else { Err(Damage::Bare) }
     }
 
@@ -456,6 +449,15 @@ impl<'a> Pairs<'a> {
             exit_at_once(1);
         }
         result
+    }
+}
+
+/// Checks that an end takes all packets, as far as its interface shows.
+pub fn is_whole(end: &Link) -> Result<(), Damage> {
+    match end {
+        Link { is_up: false, .. } => Err(Damage::Down),
+        Link { mtu, .. } if *mtu != MTU => Err(Damage::Narrow(*mtu)),
+        _ => Ok(()),
     }
 }
 

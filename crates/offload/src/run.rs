@@ -1,7 +1,7 @@
 //! The process that makes pairs. It is the one of a router's processes that keeps capabilities, so that it does little: it answers
 //! messages of one length from the router's process, and looks after the pairs that it has made.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,18 +11,20 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use thiserror::Error;
+use tuntap_sys::netlink::{Notices, Subject};
 use tuntap_sys::socket::{recv_with_descriptor, send};
 
 use super::guard::Guard;
 use super::maps::{MAX_PAIRS, Maps};
-use super::pairs::{Damage, Hooks, Pair, PairError, Pairs};
+use super::pairs::{Damage, Hooks, Pair, PairError, Pairs, is_whole};
 use super::programs::Programs;
 use super::protocol::{Loss, MESSAGE_LEN, Reply, Request, Run, Token};
 
 /// How many messages are taken at once. Pairs that are to be removed are removed together.
 const MESSAGES: usize = 64;
 
-/// How long notices about a namespace are left alone after its pair was looked at: whoever is root there can cause as many as he likes.
+/// How long notices about a namespace are left alone after its pair was looked at: whoever is root there can cause as many as he likes, also
+/// about the end at the host.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// After how long a new pair is looked at again that doesn't send packets yet: at first, and at the longest. Each time it is twice as long.
@@ -101,6 +103,7 @@ impl fmt::Display for Notice {
 /// What epoll tells of; all other numbers are indexes of pairs, which are above these.
 const ROUTER: u64 = 0;
 const MASTER: u64 = 1;
+const HOST: u64 = 2;
 
 /// Does its work until the master ends, or the router's end of the socket is closed. `confine` is called once, when everything is open that
 /// a file leads to; `beat` in each turn, and says when at the latest the next one begins.
@@ -115,9 +118,11 @@ pub fn run(
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, ROUTER))?;
         epoll.add(&master, EpollEvent::new(EpollFlags::EPOLLIN, MASTER))?;
-        Ok::<_, io::Error>((epoll, Pairs::new(&maps, &programs, hooks, &device, guard)?))
+        let host = Notices::open(Subject::Links).map_err(io::Error::other)?;
+        epoll.add(&host, EpollEvent::new(EpollFlags::EPOLLIN, HOST))?;
+        Ok::<_, io::Error>((epoll, host, Pairs::new(&maps, &programs, hooks, &device, guard)?))
     };
-    let (epoll, pairs) = match begin() {
+    let (epoll, host, pairs) = match begin() {
         Ok(begun) => begun,
         Err(error) => return error.into(),
     };
@@ -125,14 +130,18 @@ pub fn run(
     let mut maker = Maker {
         pairs,
         epoll,
+        host,
         socket,
         master,
         run: None,
         known: HashMap::new(),
         tokens: HashMap::new(),
         quiet: Vec::new(),
+        suspects: BTreeSet::new(),
+        suspects_from: Instant::now(),
         starting: Vec::new(),
         log,
+        unable: None,
         told: None,
         untold: 0,
     };
@@ -152,6 +161,8 @@ struct Starting {
 struct Maker<'a, L> {
     pairs: Pairs<'a>,
     epoll: Epoll,
+    /// What has changed about interfaces of the router's namespace.
+    host: Notices,
     socket: OwnedFd,
     master: OwnedFd,
     /// The router's process, once it has begun.
@@ -161,9 +172,14 @@ struct Maker<'a, L> {
     tokens: HashMap<u64, Token>,
     /// Pairs whose notices are left alone, and until when; the first ones first.
     quiet: Vec<(Instant, Token)>,
+    /// Indexes of pairs whose ends at the host have changed, and from when on they are looked at.
+    suspects: BTreeSet<u64>,
+    suspects_from: Instant,
     /// New pairs that don't send packets yet.
     starting: Vec<Starting>,
     log: L,
+    /// Why there can be no pairs, as it was told.
+    unable: Option<String>,
     told: Option<Instant>,
     untold: u64,
 }
@@ -177,7 +193,8 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
         loop {
             let next_beat = beat();
             let quiet = self.quiet.first().map(|(until, _)| *until);
-            let next_look = quiet.into_iter().chain(self.starting.iter().map(|it| it.next_look)).min();
+            let suspects = (!self.suspects.is_empty()).then_some(self.suspects_from);
+            let next_look = quiet.into_iter().chain(suspects).chain(self.starting.iter().map(|it| it.next_look)).min();
             let next_look = next_look.map(|next| next.saturating_duration_since(Instant::now()));
             let timeout = [next_beat, next_look].into_iter().flatten().min();
             // One millisecond is added, so that the time has come at the wake-up.
@@ -193,13 +210,18 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
                 let result = match event.data() {
                     ROUTER => self.take_messages(),
                     MASTER => return End::Master,
+                    HOST => {
+                        self.hear_of_host();
+                        Ok(())
+                    }
                     index => self.look_at(index),
                 };
                 if let Err(end) = result {
                     return end;
                 }
             }
-            if let Err(end) = self.end_quiet().and_then(|()| self.look_at_starting()) {
+            let rest = self.end_quiet().and_then(|()| self.look_at_starting()).and_then(|()| self.look_at_suspects());
+            if let Err(end) = rest {
                 return end;
             }
         }
@@ -244,9 +266,17 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
         let earlier = self.forget_all();
         let result = self.pairs.clear(earlier).and_then(|()| self.pairs.open_host());
         match result {
-            Ok(()) => self.reply(Reply::Ready(run)),
+            Ok(()) => {
+                self.unable = None;
+                self.reply(Reply::Ready(run))
+            }
             Err(error) => {
-                (self.log)(&Notice::Unable(error));
+                // Each router's process asks, and once more if this process has begun after it.
+                let why = error.to_string();
+                if self.unable.as_ref() != Some(&why) {
+                    (self.log)(&Notice::Unable(error));
+                    self.unable = Some(why);
+                }
                 self.reply(Reply::Unable(run))
             }
         }
@@ -270,6 +300,8 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
         });
         match made {
             Ok(pair) => {
+                // What this has caused itself is no news.
+                self.hear_of_host();
                 self.tokens.insert(pair.index().into(), token);
                 self.known.insert(token, pair);
                 self.starting.push(Starting { token, next_look: Instant::now(), pause: FIRST_START_POLL });
@@ -294,6 +326,36 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
             }
             Err(damage) => self.lose(token, &damage),
         }
+    }
+
+    /// Notes whose ends at the host have changed. Of these, the peers' namespaces tell nothing if they are still up.
+    fn hear_of_host(&mut self) {
+        let Self { host, tokens, suspects, .. } = self;
+        let is_all = host.take_links(|index, link| {
+            let is_whole = link.is_some_and(|link| is_whole(&link).is_ok());
+            if !is_whole && tokens.contains_key(&index.into()) {
+                suspects.insert(index.into());
+            }
+        });
+        if !is_all {
+            suspects.extend(tokens.keys());
+        }
+    }
+
+    /// Looks at some pairs whose ends at the host have changed, if their time has come.
+    fn look_at_suspects(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if self.suspects.is_empty() || now < self.suspects_from {
+            return Ok(());
+        }
+        for _ in 0..MESSAGES {
+            let Some(index) = self.suspects.pop_first() else { break };
+            self.look_at(index)?;
+        }
+        if self.suspects.is_empty() {
+            self.suspects_from = now + QUIET;
+        }
+        Ok(())
     }
 
     /// Looks at new pairs whose time has come, and says of those that send packets that they are made.
@@ -347,6 +409,7 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
     fn forget(&mut self, token: Token) -> Option<Pair> {
         let pair = self.known.remove(&token)?;
         self.tokens.remove(&pair.index().into());
+        self.suspects.remove(&pair.index().into());
         self.starting.retain(|it| it.token != token);
         Some(pair)
     }
@@ -354,6 +417,7 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
     fn forget_all(&mut self) -> Vec<Pair> {
         self.tokens.clear();
         self.quiet.clear();
+        self.suspects.clear();
         self.starting.clear();
         self.known.drain().map(|(_, pair)| pair).collect()
     }

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::sys::utsname::uname;
+use tuntap_sys::bpf::{Map, MapKind};
 
 /// The kernel's description of its own types.
 pub const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -19,6 +21,8 @@ pub struct BpfFacts {
     pub is_locked: bool,
     /// `kernel.unprivileged_bpf_disabled`; `None` if the kernel has no bpf(2).
     pub unprivileged_disabled: Option<u8>,
+    /// How the kernel refuses a map to this process. `None` if it makes one.
+    pub refusal: Option<Errno>,
 }
 
 /// Looks at the machine.
@@ -30,6 +34,7 @@ pub fn bpf() -> BpfFacts {
         has_btf: Path::new(BTF).exists(),
         is_locked: lockdown.contains("[confidentiality]"),
         unprivileged_disabled: disabled.and_then(|text| text.trim().parse().ok()),
+        refusal: Map::new(c"tuntap_doctor", MapKind::Words, size_of::<u32>(), size_of::<u64>(), 1).err(),
     }
 }
 

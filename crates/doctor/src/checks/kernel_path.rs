@@ -2,7 +2,8 @@
 
 use crate::finding::Finding;
 use crate::instance::Instance;
-use tuntap_config::Offload;
+use tuntap_api::Snapshot;
+use tuntap_config::{Offload, RouterSpec};
 use tuntap_survey::kernel_path::{BTF, BpfFacts};
 
 /// The first kernel whose programs can be attached to devices by links (TCX), and the first one with all that programs need
@@ -36,6 +37,19 @@ pub fn kernel_path(instance: &Instance, facts: &BpfFacts, missing: Option<&[&str
     obstacles.into_iter().map(finding).collect()
 }
 
+/// Checks that a router that runs has the path that its file asks for.
+pub fn standing(router: &RouterSpec, wish: Offload, found: &Snapshot) -> Option<Finding> {
+    (wish != Offload::Off && found.kernel_path.is_none()).then(|| {
+        Finding::warning(
+            format!(
+                "router of {}: it runs without a path in the kernel, so that it passes on all packets itself",
+                router.device
+            ),
+            "the log says why, unless tuntap-router-offload was added after the start: then reload the instance",
+        )
+    })
+}
+
 /// What is in the way, and what to do about it.
 fn obstacles(facts: &BpfFacts, missing: Option<&[&str]>) -> Vec<(String, &'static str)> {
     let mut found = Vec::new();
@@ -62,23 +76,39 @@ fn obstacles(facts: &BpfFacts, missing: Option<&[&str]>) -> Vec<(String, &'stati
         let what = "the kernel is locked down (confidentiality): no BPF program may read its memory".to_owned();
         found.push((what, "boot with lockdown=integrity, or without it"));
     }
-    if let Some(missing) = missing.filter(|missing| !missing.is_empty()) {
-        found.push((
+    match (missing, facts.refusal) {
+        (Some([]), Some(errno)) => found.push((
+            format!("bpf(2) makes no map here ({errno})"),
+            "start uWSGI outside of user namespaces (rootless containers have one), and without a filter of system calls that refuses \
+             bpf(2): the service's drop-in kernel-path.conf allows it",
+        )),
+        (Some(missing @ [_, ..]), _) => found.push((
             format!("{} missing here", missing.join(", ")),
             "start uWSGI with these (docker: --cap-add NET_ADMIN --cap-add SYS_ADMIN)",
-        ));
+        )),
+        // Without root, nothing is known of what the instance may do.
+        (Some([]), None) | (None, _) => {}
     }
     found
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+    use tuntap_api::KernelPathStats;
+
     use super::*;
     use crate::finding::Severity;
     use crate::instance::tests::instance;
 
     fn good() -> BpfFacts {
-        BpfFacts { version: Some((6, 12)), has_btf: true, is_locked: false, unprivileged_disabled: Some(2) }
+        BpfFacts {
+            version: Some((6, 12)),
+            has_btf: true,
+            is_locked: false,
+            unprivileged_disabled: Some(2),
+            refusal: None,
+        }
     }
 
     fn look(wish: &str, facts: &BpfFacts, missing: Option<&[&str]>) -> Vec<Finding> {
@@ -104,11 +134,37 @@ mod tests {
         }
     }
 
+    /// Who isn't root gets no map, and the instance does.
+    #[test]
+    fn refusal_says_nothing_about_an_instance_of_root() {
+        let [finding] = &look("on", &BpfFacts { refusal: Some(Errno::EPERM), ..good() }, None)[..] else {
+            panic!("one finding")
+        };
+        assert_eq!(finding.severity, Severity::Fine);
+    }
+
+    #[test]
+    fn running_router_without_the_path_that_it_is_to_have_is_a_warning() {
+        let with = Snapshot { kernel_path: Some(KernelPathStats::default()), ..Snapshot::default() };
+        let instance = instance(&[("tuntap-router", "emperor0 /run/tuntap.socket")]);
+        let router = &instance.config.routers[0];
+        for (wish, found, is_told) in [
+            (Offload::On, &Snapshot::default(), true),
+            (Offload::Auto, &Snapshot::default(), true),
+            (Offload::Off, &Snapshot::default(), false),
+            (Offload::On, &with, false),
+        ] {
+            let severity = standing(router, wish, found).map(|finding| finding.severity);
+            assert_eq!(severity, is_told.then_some(Severity::Warning), "{wish:?}");
+        }
+    }
+
     #[test]
     fn each_obstacle_is_named() {
         let old = BpfFacts { version: Some((4, 19)), unprivileged_disabled: Some(0), ..good() };
         let kept = BpfFacts { version: Some((5, 10)), ..good() };
         let without_bpf = BpfFacts { unprivileged_disabled: None, ..good() };
+        let refused = BpfFacts { refusal: Some(Errno::EPERM), ..good() };
         let cases = [
             (old, None, "Linux 4.19 is too old"),
             (kept, None, "kernel.unprivileged_bpf_disabled = 2"),
@@ -116,6 +172,8 @@ mod tests {
             (BpfFacts { has_btf: false, ..good() }, None, "/sys/kernel/btf/vmlinux"),
             (BpfFacts { is_locked: true, ..good() }, None, "confidentiality"),
             (good(), Some(&["CAP_NET_ADMIN", "CAP_SYS_ADMIN"][..]), "CAP_NET_ADMIN, CAP_SYS_ADMIN"),
+            (refused.clone(), Some(&["CAP_SYS_ADMIN"][..]), "CAP_SYS_ADMIN"),
+            (refused, Some(&[][..]), "bpf(2) makes no map here (EPERM"),
         ];
         for (facts, missing, word) in cases {
             for (wish, severity) in [("on", Severity::Wrong), ("auto", Severity::Warning)] {

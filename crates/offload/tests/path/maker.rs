@@ -1,16 +1,17 @@
 //! The process that makes pairs, here a thread.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::time::{Duration, Instant};
 
 use tuntap_offload::maps::Maps;
 use tuntap_offload::pairs::Hooks;
 use tuntap_offload::programs::Programs;
 use tuntap_offload::protocol::{Loss, MESSAGE_LEN, Reply, Request, Run, Token};
-use tuntap_offload::{Config, run};
-use tuntap_sys::netlink::Netlink;
+use tuntap_offload::{Config, Notice, run};
+use tuntap_sys::netlink::{LinkChange, Netlink};
 use tuntap_sys::socket::{message_pair, recv, send_with_descriptor};
 use tuntap_sys::tun::Tun;
 
@@ -18,13 +19,19 @@ use super::world::{Namespace, Peer, ROUTER, until};
 
 const RUN: Run = 77;
 
+/// For so long a pair is left alone that was looked at.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// It stands still between its turns.
 struct Maker {
     socket: OwnedFd,
     _master: std::io::PipeWriter,
-    _device: Tun,
+    host: Namespace,
+    device: Option<Tun>,
     turns: Receiver<()>,
     next: SyncSender<()>,
+    /// Lines for the log.
+    told: Receiver<String>,
     /// How many pairs there were at the end of the last turn.
     pairs: usize,
 }
@@ -39,7 +46,7 @@ impl Maker {
         let programs = Programs::load(&maps).expect("the verifier agrees");
         let (socket, other) = message_pair().expect("sockets");
         let (reader, writer) = std::io::pipe().expect("a pipe");
-        let ((turn, turns), (next, may_go)) = (sync_channel(0), sync_channel(0));
+        let ((turn, turns), (next, may_go), (tell, told)) = (sync_channel(0), sync_channel(0), channel());
         let device_name = ROUTER.to_owned();
         let config = Config {
             maps,
@@ -57,9 +64,10 @@ impl Maker {
                 let _ = may_go.recv();
                 Some(Duration::from_millis(1))
             };
-            run(config, || (), |_| (), beat)
+            let log = |notice: &Notice| drop(tell.send(notice.to_string()));
+            run(config, || (), log, beat)
         });
-        let mut maker = Self { socket, _master: writer, _device: device, turns, next, pairs: 0 };
+        let mut maker = Self { socket, _master: writer, host, device: Some(device), turns, next, told, pairs: 0 };
         assert_eq!(maker.turn(), [Reply::Started]);
         maker.ask(Request::Begin(RUN), None);
         assert_eq!(maker.turn(), [Reply::Ready(RUN)]);
@@ -137,4 +145,61 @@ fn pair_that_is_set_down_while_it_starts_is_lost() {
     });
     maker.ask(Request::Make(RUN, TOKEN), Some(&peer));
     until("there is another one", || maker.turn().iter().any(|reply| matches!(reply, Reply::Made(RUN, TOKEN, _))));
+}
+
+/// Each router's process asks whether there can be pairs. Why there can't is told once.
+#[test]
+fn reason_why_there_are_no_pairs_is_told_once() {
+    let mut maker = Maker::start();
+    for round in [10, 20] {
+        maker.device = None;
+        for run in [round, round + 1] {
+            maker.ask(Request::Begin(run), None);
+            until("it says that there are none", || maker.turn() == [Reply::Unable(run)]);
+        }
+        let told: Vec<_> = maker.told.try_iter().collect();
+        assert!(matches!(&told[..], [line] if line.starts_with("there is no path in the kernel: ")), "{told:?}");
+        maker.device = Some(maker.host.device(ROUTER, &[]));
+        maker.ask(Request::Begin(round + 2), None);
+        until("there are some again", || maker.turn() == [Reply::Ready(round + 2)]);
+    }
+}
+
+/// An end at the host that is made narrower loses packets, of which the peer's namespace hears nothing.
+#[test]
+fn pair_that_is_narrowed_at_the_host_is_lost() {
+    const OTHER: Token = 5;
+    const TOKEN: Token = 6;
+    let mut maker = Maker::start();
+    let peers = [OTHER, TOKEN].map(|_| Peer::new(["10.77.0.2", "fd00:77::2"]));
+    maker.ask(Request::Make(RUN, OTHER), Some(&peers[0]));
+    for round in 0..2 {
+        maker.ask(Request::Make(RUN, TOKEN), Some(&peers[1]));
+        let mut made = HashMap::new();
+        until("both are made", || {
+            made.extend(maker.turn().into_iter().map(|reply| match reply {
+                Reply::Made(RUN, token, index) => (token, index),
+                other => panic!("{other:?}"),
+            }));
+            made.len() == 2 - round
+        });
+        if round == 0 {
+            // What the namespaces tell of the pair's beginning has it looked at anyway, for a moment.
+            let settled = Instant::now() + 2 * QUIET;
+            until("nothing of that is new", || {
+                assert_eq!(maker.turn(), []);
+                settled < Instant::now()
+            });
+        }
+        let change = LinkChange { mtu: Some(1300), ..LinkChange::default() };
+        Netlink::open().and_then(|mut it| it.set_link(made[&TOKEN], change)).expect("an MTU");
+        let mut lost = Vec::new();
+        until("it is removed", || {
+            lost.extend(maker.turn());
+            maker.pairs == 1
+        });
+        assert_eq!(lost, [Reply::Lost(RUN, TOKEN, Loss::Damaged)]);
+    }
+    let told: Vec<_> = maker.told.try_iter().collect();
+    assert!(matches!(&told[..], [line] if line.contains("1300 bytes only")), "the first time: {told:?}");
 }

@@ -141,6 +141,32 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Connection<M> {
         self.exchange(message, NLM_F_DUMP, visit).map_err(|failure| failure.of(attempt()))
     }
 
+    /// Shows what the kernel has sent without a request, without waiting. Returns false if some of it is lost, since it didn't fit the
+    /// socket's buffer. What this can't read is passed over.
+    pub fn visit_arrived(&self, mut visit: impl FnMut(M)) -> bool {
+        let mut is_all = true;
+        for _ in 0..MAX_DISCARDED {
+            match self.socket.recv_from_full() {
+                // Other processes can send to this socket, too.
+                Ok((_, sender)) if sender.port_number() != 0 => {}
+                Ok((datagram, _)) => {
+                    for message in Messages(&datagram) {
+                        if let Ok(NetlinkPayload::InnerMessage(found)) =
+                            NetlinkMessage::deserialize(message).map(|message| message.payload)
+                        {
+                            visit(found);
+                        }
+                    }
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => is_all = false,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // The kernel reports an error of the socket once.
+                Err(_) => {}
+            }
+        }
+        is_all
+    }
+
     /// Requests several changes in one datagram, each with its flags. Waits for the acknowledgement of the last but one: the
     /// last message ends the batch, and has no answer.
     pub fn batch(&mut self, messages: Vec<(M, u16)>, attempt: impl Fn() -> String) -> Result<(), NetlinkError> {

@@ -7,6 +7,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::connection::Connection;
 use super::error::NetlinkError;
+use super::route::{Link, link};
 
 /// What notifications are about, as multicast groups of linux/rtnetlink.h. Routes are not among them: where a routing daemon
 /// runs, they change by the thousand.
@@ -55,6 +56,21 @@ impl Notices {
     pub fn take(&self) -> bool {
         self.0.discard()
     }
+
+    /// Takes all notifications that have arrived, and shows those about interfaces: the index, and how the interface is now; `None` if it
+    /// is gone, or if its queueing disciplines or packet filters have changed. Returns false if there were more than the socket holds, so
+    /// that some are lost.
+    pub fn take_links(&self, mut visit: impl FnMut(u32, Option<Link>)) -> bool {
+        self.0.visit_arrived(|message| match message {
+            RouteNetlinkMessage::NewLink(ref about) => visit(about.header.index, link(message)),
+            RouteNetlinkMessage::DelLink(about) => visit(about.header.index, None),
+            RouteNetlinkMessage::NewQueueDiscipline(about)
+            | RouteNetlinkMessage::DelQueueDiscipline(about)
+            | RouteNetlinkMessage::NewTrafficFilter(about)
+            | RouteNetlinkMessage::DelTrafficFilter(about) => visit(about.header.index.cast_unsigned(), None),
+            _ => {}
+        })
+    }
 }
 
 impl AsFd for Notices {
@@ -70,6 +86,37 @@ mod tests {
     use super::*;
     use crate::netlink::{LinkChange, Netlink};
     use crate::sysctl::{ALL, Setting, Sysctl};
+
+    #[test]
+    fn notices_tell_which_link_has_changed_and_how() {
+        let thread = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("needs root");
+            let notices = Notices::open(Subject::Links).expect("netlink");
+            let mut netlink = Netlink::open().expect("netlink");
+            let take = || {
+                let mut taken = Vec::new();
+                let is_all =
+                    notices.take_links(|index, link| taken.push((index, link.map(|link| (link.is_up, link.mtu)))));
+                (taken, is_all)
+            };
+            assert_eq!(take(), (Vec::new(), true));
+            netlink.set_link(1, LinkChange { mtu: Some(1500), ..LinkChange::default() }).expect("an MTU");
+            assert_eq!(take(), (vec![(1, Some((false, 1500)))], true));
+            netlink.set_link(1, LinkChange { up: Some(true), ..LinkChange::default() }).expect("up");
+            let (taken, _) = take();
+            assert_eq!(taken.last(), Some(&(1, Some((true, 1500)))), "{taken:?}");
+            // More than a receive buffer holds.
+            for number in 0..5000 {
+                netlink.set_link(1, LinkChange { mtu: Some(1500 + number), ..LinkChange::default() }).expect("an MTU");
+            }
+            let (taken, is_all) = take();
+            assert!(!taken.is_empty() && !is_all);
+            assert_eq!(take(), (Vec::new(), true));
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
 
     #[test]
     fn changes_of_links_addresses_and_forwarding_are_noticed() {
