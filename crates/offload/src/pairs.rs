@@ -4,6 +4,7 @@
 //! the host for whoever is root in the peer's namespace. The programs that let packets into a pair are held by this process alone: if it
 //! dies, packets go to the router as if there were no pair.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -205,8 +206,9 @@ pub struct Pairs<'a> {
     device: String,
     group: u32,
     netlink: Netlink,
-    /// The router's namespace.
+    /// The router's namespace, and what happens to its interfaces.
     own: File,
+    notices: Notices,
     /// The index of the router's device, and the program there.
     host_out: Option<(Index, Entry)>,
     /// `None` if the kernel has no nftables.
@@ -218,8 +220,8 @@ pub struct Pairs<'a> {
     made: u64,
 }
 
-/// The group of all pairs of the router with this device. No other living router of the namespace has a device of that name, so that
-/// what is in the group at its start is left by an earlier one.
+/// The group of all pairs of the router with this device. Pairs of a router whose device has another name may be in it, too: there are
+/// more names than groups. What is whose is noted at each ([`note_of`]).
 pub fn group_of(device: &str) -> u32 {
     // FNV-1a, folded to 16 bits.
     let hash = device.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
@@ -231,10 +233,41 @@ const fn trash_of(group: u32) -> u32 {
     TRASH | group & 0xffff
 }
 
+/// What is noted at the host's end of each pair of the router with this device. No other living router of the namespace has a device of
+/// that name, so that what has this note at its start is left by an earlier one.
+fn note_of(device: &str) -> String {
+    format!("uwsgi-tuntap {device}")
+}
+
 /// Removes all pairs of the router with this device from the namespace of the calling thread, whoever has made them. There may be none.
 pub fn remove_all(device: &str) -> Result<(), NetlinkError> {
-    let (group, mut netlink) = (group_of(device), Netlink::open()?);
-    [group, trash_of(group)].into_iter().try_for_each(|group| netlink.remove_group(group))
+    remove_pairs_of(&mut Netlink::open()?, device)
+}
+
+fn remove_pairs_of(netlink: &mut Netlink, device: &str) -> Result<(), NetlinkError> {
+    let (group, note) = (group_of(device), note_of(device));
+    // One without a note was left while it was made.
+    let is_own = |link: &Link| link.group == group && (link.alias == note || link.alias.is_empty());
+    let own: Vec<_> = netlink.links()?.into_iter().filter(is_own).map(|link| link.index).collect();
+    remove_together(netlink, &own, trash_of(group))
+}
+
+/// Removes interfaces, some of which may be gone, and what else is in this group.
+fn remove_together(netlink: &mut Netlink, indexes: &[Index], trash: u32) -> Result<(), NetlinkError> {
+    for index in indexes {
+        match netlink.set_group(*index, trash) {
+            Err(error) if error.errno() != Some(Errno::ENODEV) => return Err(error),
+            _ => {}
+        }
+    }
+    netlink.remove_group(trash)
+}
+
+impl AsFd for Pairs<'_> {
+    /// Readable when interfaces of the router's namespace have changed.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.notices.as_fd()
+    }
 }
 
 impl<'a> Pairs<'a> {
@@ -254,6 +287,7 @@ impl<'a> Pairs<'a> {
             group: group_of(device),
             netlink: Netlink::open()?,
             own: File::open("/proc/thread-self/ns/net")?,
+            notices: Notices::open(Subject::Links)?,
             host_out: None,
             guard,
             places: Places::new(maps)?,
@@ -271,9 +305,7 @@ impl<'a> Pairs<'a> {
         if let Some((device, Entry::Filter)) = self.host_out.take() {
             self.netlink.remove_filter(device, Hook::Egress)?;
         }
-        for group in [self.group, trash_of(self.group)] {
-            self.netlink.remove_group(group)?;
-        }
+        remove_pairs_of(&mut self.netlink, &self.device)?;
         self.places.clear();
         self.left.clear();
         Ok(self.guard.as_mut().map_or(Ok(()), Guard::clear)?)
@@ -311,7 +343,7 @@ impl<'a> Pairs<'a> {
     /// Puts the programs on a pair, and sets it up.
     fn furnish(&mut self, index: Index, tun: &Tun, namespace: BorrowedFd<'_>) -> Result<Pair, PairError> {
         let up = LinkChange { up: Some(true), ..LinkChange::default() };
-        widen(&mut self.netlink, index)?;
+        widen(&mut self.netlink, index, Some(&note_of(&self.device)))?;
         let has_filters = self.hooks.attach(&mut self.netlink, &self.programs.host_in, index)?;
         if let Some(guard) = &mut self.guard {
             guard.add(index, &self.netlink.link_at(index)?.name)?;
@@ -323,7 +355,7 @@ impl<'a> Pairs<'a> {
             let name = tun.current_name().map_err(PairError::Namespace)?;
             let device = netlink.link(&name)?.index;
             self.places.set(index, device);
-            widen(&mut netlink, index)?;
+            widen(&mut netlink, index, None)?;
             hooks.attach(&mut netlink, &programs.peer_in, index)?;
             netlink.set_link(index, up)?;
             let entry = hooks.enter(&mut netlink, &programs.peer_out, device)?;
@@ -361,6 +393,12 @@ impl<'a> Pairs<'a> {
         self.made += 1;
         let number = self.indexes.hash_one(self.made) % u64::from(INDEXES / MAX_PAIRS);
         FIRST_INDEX + u32::try_from(number).unwrap_or_default() * MAX_PAIRS + place
+    }
+
+    /// Takes the notices about interfaces of the router's namespace, and returns the indexes of these. `None` if there were too many, so that
+    /// any may have changed.
+    pub fn take_host_notices(&self) -> Option<BTreeSet<Index>> {
+        self.notices.take_indexes()
     }
 
     /// Examines a pair after notices about it.
@@ -409,12 +447,7 @@ impl<'a> Pairs<'a> {
         let is_gone = |error: &NetlinkError| error.errno() == Some(Errno::ENODEV);
         let removed = match indexes[..] {
             [only] => self.netlink.remove_link(only),
-            _ => {
-                let trash = trash_of(self.group);
-                let moved = indexes.iter().map(|index| self.netlink.set_group(*index, trash));
-                let moved = moved.filter(|result| !result.as_ref().is_err_and(is_gone)).collect::<Result<(), _>>();
-                moved.and_then(|()| self.netlink.remove_group(trash))
-            }
+            _ => remove_together(&mut self.netlink, &indexes, trash_of(self.group)),
         };
         if let Err(error) = removed
             && !is_gone(&error)
@@ -459,10 +492,10 @@ impl<'a> Pairs<'a> {
     }
 }
 
-/// Has a new end take packets of any length, without an IPv6 address: the kernel would give it one, and announce that. Without IPv6 it
+/// Has a new end take packets of any length, with a note about it, without an IPv6 address: the kernel would give it one, and announce that. Without IPv6 it
 /// doesn't.
-fn widen(netlink: &mut Netlink, index: Index) -> Result<(), PairError> {
-    netlink.set_link(index, LinkChange { mtu: Some(MTU), ..LinkChange::default() })?;
+fn widen(netlink: &mut Netlink, index: Index, note: Option<&str>) -> Result<(), PairError> {
+    netlink.set_link(index, LinkChange { mtu: Some(MTU), alias: note, ..LinkChange::default() })?;
     match netlink.generate_no_addresses(index) {
         Err(error) if !error.means_ipv6_is_off() => Err(error.into()),
         _ => Ok(()),

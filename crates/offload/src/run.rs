@@ -101,6 +101,7 @@ impl fmt::Display for Notice {
 /// What epoll tells of; all other numbers are indexes of pairs, which are above these.
 const ROUTER: u64 = 0;
 const MASTER: u64 = 1;
+const HOST: u64 = 2;
 
 /// Does its work until the master ends, or the router's end of the socket is closed. `confine` is called once, when everything is open that
 /// a file leads to; `beat` in each turn, and says when at the latest the next one begins.
@@ -115,7 +116,9 @@ pub fn run(
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, ROUTER))?;
         epoll.add(&master, EpollEvent::new(EpollFlags::EPOLLIN, MASTER))?;
-        Ok::<_, io::Error>((epoll, Pairs::new(&maps, &programs, hooks, &device, guard)?))
+        let pairs = Pairs::new(&maps, &programs, hooks, &device, guard)?;
+        epoll.add(&pairs, EpollEvent::new(EpollFlags::EPOLLIN, HOST))?;
+        Ok::<_, io::Error>((epoll, pairs))
     };
     let (epoll, pairs) = match begin() {
         Ok(begun) => begun,
@@ -193,6 +196,7 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
                 let result = match event.data() {
                     ROUTER => self.take_messages(),
                     MASTER => return End::Master,
+                    HOST => self.look_at_host(),
                     index => self.look_at(index),
                 };
                 if let Err(end) = result {
@@ -280,6 +284,19 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
                 self.reply(Reply::Lost(run, token, Loss::Refused))
             }
         }
+    }
+
+    /// Looks at pairs after notices about their ends at the host. Nobody but its administrators can cause many of these.
+    fn look_at_host(&mut self) -> Result<(), End> {
+        let changed = self.pairs.take_host_notices();
+        let meant = self.known.iter().filter(|(_, pair)| changed.as_ref().is_none_or(|it| it.contains(&pair.index())));
+        for token in meant.map(|(token, _)| *token).collect::<Vec<_>>() {
+            let Some(pair) = self.known.get(&token) else { continue };
+            if let Err(damage) = self.pairs.check(pair) {
+                self.lose(token, &damage)?;
+            }
+        }
+        Ok(())
     }
 
     /// Looks at a pair after notices about its namespace.

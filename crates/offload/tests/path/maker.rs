@@ -138,3 +138,26 @@ fn pair_that_is_set_down_while_it_starts_is_lost() {
     maker.ask(Request::Make(RUN, TOKEN), Some(&peer));
     until("there is another one", || maker.turn().iter().any(|reply| matches!(reply, Reply::Made(RUN, TOKEN, _))));
 }
+
+/// Who looks after the host's interfaces may take a pair's program away with those of others. Packets must not go on into such a pair.
+#[test]
+fn pair_that_is_damaged_at_the_host_is_lost() {
+    const TOKEN: Token = 6;
+    let mut maker = Maker::start();
+    let peer = Peer::new(["10.77.0.2", "fd00:77::2"]);
+    for damage in ["tc qdisc del dev tv0 clsact", "tc filter del dev tv0 ingress", "ip link set tv0 mtu 1000"] {
+        maker.ask(Request::Make(RUN, TOKEN), Some(&peer));
+        until("there is a pair", || maker.turn().iter().any(|reply| matches!(reply, Reply::Made(RUN, TOKEN, _))));
+        // It is whole, whatever the kernel tells late of its beginning.
+        for _ in 0..10 {
+            assert_eq!(maker.turn(), []);
+        }
+        let words: Vec<_> = damage.split(' ').collect();
+        assert!(std::process::Command::new(words[0]).args(&words[1..]).status().expect("it starts").success());
+        until(damage, || maker.turn().contains(&Reply::Lost(RUN, TOKEN, Loss::Damaged)));
+        until("it is removed", || {
+            maker.turn();
+            maker.pairs == 0
+        });
+    }
+}
