@@ -194,6 +194,7 @@ mod tests {
             is_up: true,
             is_active: true,
             vrf_table,
+            queueing: String::new(),
             group: 0,
             alias: String::new(),
         }

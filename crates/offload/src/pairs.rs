@@ -49,6 +49,11 @@ const GROUPS: u32 = 0x7476_0000;
 /// A group in which nothing is but what is about to be removed.
 const TRASH: u32 = 0x7477_0000;
 
+/// Queueing disciplines that hold no packet back while the device takes it. Packets in the kernel pass by those of TUN devices, so that
+/// any other one, such as `tbf` or `htb`, would have no effect on them.
+const PLAIN_QUEUEING: [&str; 11] =
+    ["", "noop", "noqueue", "mq", "pfifo_fast", "pfifo", "bfifo", "fq", "fq_codel", "codel", "sfq"];
+
 /// How programs are attached that let packets into pairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hooks {
@@ -126,6 +131,9 @@ pub enum PairError {
     /// The kernel refuses interfaces or their settings.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// Packets would not go through what there is at a device.
+    #[error(transparent)]
+    Queueing(#[from] Queueing),
     /// The kernel refuses to attach a program.
     #[error("attaching a BPF program: {0}")]
     Attach(Errno),
@@ -140,6 +148,28 @@ pub enum PairError {
     Full,
 }
 
+/// What somebody wants to become of packets that leave a TUN device, and would not if they passed in the kernel.
+#[derive(Debug, Error)]
+pub enum Queueing {
+    /// They may have to wait.
+    #[error("{0} has the queueing discipline {1}, which packets in the kernel would pass by")]
+    Discipline(String, String),
+    /// They go through filters behind our program.
+    #[error("{0} has packet filters at its egress, which packets in the kernel would pass by")]
+    Filters(String),
+}
+
+impl Queueing {
+    /// Returns what there is at a TUN device.
+    fn of(netlink: &mut Netlink, link: &Link) -> Result<Option<Self>, NetlinkError> {
+        let name = || link.name.clone();
+        if !PLAIN_QUEUEING.contains(&link.queueing.as_str()) {
+            return Ok(Some(Self::Discipline(name(), link.queueing.clone())));
+        }
+        Ok(netlink.has_other_filters(link.index, Hook::Egress)?.then(|| Self::Filters(name())))
+    }
+}
+
 /// What is wrong with a pair.
 #[derive(Debug, Error)]
 pub enum Damage {
@@ -149,6 +179,9 @@ pub enum Damage {
     /// The peer's device is not in the namespace any more: mostly the peer ends, and its device with it.
     #[error("the device is not in its namespace any more")]
     NoDevice,
+    /// Packets would not go through what there is at the peer's device.
+    #[error(transparent)]
+    Queueing(#[from] Queueing),
     /// An end is down.
     #[error("an end of the pair is down")]
     Down,
@@ -211,6 +244,8 @@ pub struct Pairs<'a> {
     notices: Notices,
     /// The index of the router's device, and the program there.
     host_out: Option<(Index, Entry)>,
+    /// True if packets would not go through what there is at the router's device, so that there is no program.
+    is_held_back: bool,
     /// `None` if the kernel has no nftables.
     guard: Option<Guard>,
     places: Places,
@@ -289,6 +324,7 @@ impl<'a> Pairs<'a> {
             own: File::open("/proc/thread-self/ns/net")?,
             notices: Notices::open(Subject::Links)?,
             host_out: None,
+            is_held_back: false,
             guard,
             places: Places::new(maps)?,
             left: Vec::new(),
@@ -313,7 +349,11 @@ impl<'a> Pairs<'a> {
 
     /// Has packets for peers leave the router's device by pairs, if they are decided. Nothing changes if that is so already.
     pub fn open_host(&mut self) -> Result<(), PairError> {
-        let index = self.netlink.link(&self.device)?.index;
+        let link = self.netlink.link(&self.device)?;
+        let queueing = Queueing::of(&mut self.netlink, &link)?;
+        self.is_held_back = queueing.is_some();
+        queueing.map_or(Ok(()), Err)?;
+        let index = link.index;
         if self.host_out.as_ref().is_some_and(|(before, _)| *before == index) {
             return Ok(());
         }
@@ -321,6 +361,18 @@ impl<'a> Pairs<'a> {
         let entry = self.hooks.enter(&mut self.netlink, &self.programs.host_out, index)?;
         self.host_out = Some((index, entry));
         Ok(())
+    }
+
+    /// Returns true if there is something at the router's device from now on that packets would not go through, or nothing any more: then
+    /// [`Self::open_host`] has to be called anew.
+    pub fn has_host_changed(&mut self) -> bool {
+        let link = match (&self.host_out, self.is_held_back) {
+            (Some((index, _)), _) => self.netlink.link_at(*index),
+            (None, true) => self.netlink.link(&self.device),
+            (None, false) => return false,
+        };
+        let queueing = link.and_then(|link| Queueing::of(&mut self.netlink, &link));
+        queueing.is_ok_and(|queueing| queueing.is_some() != self.is_held_back)
     }
 
     /// Makes a pair for the peer with this device. It has to start ([`Self::has_started`]) before packets may go by it: whoever is
@@ -353,7 +405,9 @@ impl<'a> Pairs<'a> {
             let notices = Notices::open(Subject::Links)?;
             let mut netlink = Netlink::open()?;
             let name = tun.current_name().map_err(PairError::Namespace)?;
-            let device = netlink.link(&name)?.index;
+            let link = netlink.link(&name)?;
+            Queueing::of(&mut netlink, &link)?.map_or(Ok(()), Err)?;
+            let device = link.index;
             self.places.set(index, device);
             widen(&mut netlink, index, None)?;
             hooks.attach(&mut netlink, &programs.peer_in, index)?;
@@ -416,12 +470,16 @@ impl<'a> Pairs<'a> {
         let found = self.within(there.as_fd(), || {
             let mut netlink = Netlink::open()?;
             match netlink.link_at(device) {
-                Ok(_) => Ok(Some((netlink.link_at(index)?, has_program(&mut netlink)?))),
+                Ok(link) => {
+                    let queueing = Queueing::of(&mut netlink, &link)?;
+                    Ok(Some((queueing, netlink.link_at(index)?, has_program(&mut netlink)?)))
+                }
                 Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
                 Err(error) => Err(error.into()),
             }
         })?;
-        let Some((other, is_programmed)) = found else { return Err(Damage::NoDevice) };
+        let Some((queueing, other, is_programmed)) = found else { return Err(Damage::NoDevice) };
+        queueing.map_or(Ok(()), Err)?;
         let ends = [other, self.netlink.link_at(index)?];
         for end in &ends {
             if !end.is_up {

@@ -286,9 +286,15 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
         }
     }
 
-    /// Looks at pairs after notices about their ends at the host. Nobody but its administrators can cause many of these.
+    /// Looks at the router's device, and at pairs, after notices about interfaces of the host. Nobody but its administrators can cause many of
+    /// these.
     fn look_at_host(&mut self) -> Result<(), End> {
         let changed = self.pairs.take_host_notices();
+        // The router's process begins anew then, and takes back its verdicts before the pairs go.
+        if self.run.is_some() && self.pairs.has_host_changed() {
+            self.run = None;
+            return self.reply(Reply::Started);
+        }
         let meant = self.known.iter().filter(|(_, pair)| changed.as_ref().is_none_or(|it| it.contains(&pair.index())));
         for token in meant.map(|(token, _)| *token).collect::<Vec<_>>() {
             let Some(pair) = self.known.get(&token) else { continue };

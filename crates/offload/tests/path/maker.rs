@@ -161,3 +161,50 @@ fn pair_that_is_damaged_at_the_host_is_lost() {
         });
     }
 }
+
+/// Runs tc(8) in the namespace of the calling thread.
+fn tc(arguments: &str) {
+    let status = std::process::Command::new("sh").args(["-c", &format!("tc {arguments}")]).status();
+    assert!(status.expect("sh starts").success(), "{arguments}");
+}
+
+/// Packets in the kernel pass by the queues of TUN devices, and by filters behind our program. So there must be none that hold some back.
+#[test]
+fn devices_with_queueing_or_filters_have_no_pairs() {
+    const TOKEN: Token = 7;
+    let add = |device: &str, what: &str| {
+        if what == "root" {
+            return tc(&format!("qdisc add dev {device} root tbf rate 1mbit burst 10kb latency 50ms"));
+        }
+        tc(&format!("qdisc add dev {device} clsact"));
+        tc(&format!("filter add dev {device} egress bpf bytecode '1,6 0 0 0,'"));
+    };
+    let free = |device: &str, what: &str| tc(&format!("qdisc del dev {device} {what}"));
+    let mut maker = Maker::start();
+    let peer = Peer::new(["10.77.0.2", "fd00:77::2"]);
+    let until_made = |maker: &mut Maker, run| {
+        maker.ask(Request::Make(run, TOKEN), Some(&peer));
+        until("there is a pair", || maker.turn().iter().any(|it| matches!(it, Reply::Made(a, TOKEN, _) if *a == run)));
+    };
+    until_made(&mut maker, RUN);
+    for (run, what) in (RUN..).step_by(2).zip(["root", "clsact"]) {
+        // At the peer's device: while there is a pair, and before there is one.
+        peer.namespace.within(|| add("uwsgi0", what));
+        until("it is lost", || maker.turn().contains(&Reply::Lost(run, TOKEN, Loss::Damaged)));
+        maker.ask(Request::Make(run, TOKEN), Some(&peer));
+        until("it is refused", || maker.turn().contains(&Reply::Lost(run, TOKEN, Loss::Refused)));
+        peer.namespace.within(|| free("uwsgi0", what));
+        until_made(&mut maker, run);
+        // At the router's device.
+        add(ROUTER, what);
+        until("it wants to begin anew", || maker.turn().contains(&Reply::Started));
+        maker.ask(Request::Begin(run + 1), None);
+        until("it can't", || maker.turn().contains(&Reply::Unable(run + 1)));
+        assert_eq!(maker.pairs, 0);
+        free(ROUTER, what);
+        until("it wants to begin anew", || maker.turn().contains(&Reply::Started));
+        maker.ask(Request::Begin(run + 2), None);
+        until("it can", || maker.turn().contains(&Reply::Ready(run + 2)));
+        until_made(&mut maker, run + 2);
+    }
+}

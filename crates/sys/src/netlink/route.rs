@@ -43,6 +43,8 @@ pub struct Link {
     /// The routing table of a VRF device; `None` for other devices. Packets of other devices are not looked up in it
     /// (Documentation/networking/vrf.rst).
     pub vrf_table: Option<u32>,
+    /// The queueing discipline at its root (tc(8)); empty if the kernel doesn't tell.
+    pub queueing: String,
     /// The group that it is in (ip-link(8)); 0 if it was put into no other one.
     pub group: u32,
     /// What somebody has noted about it (`alias` of ip-link(8)); empty if there is nothing.
@@ -318,6 +320,7 @@ pub(super) fn link(answer: RouteNetlinkMessage) -> Option<Link> {
         is_up,
         is_active: false,
         vrf_table: None,
+        queueing: String::new(),
         group: 0,
         alias: String::new(),
     };
@@ -326,7 +329,10 @@ pub(super) fn link(answer: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::TxQueueLen(len) => link.tx_queue_len = len,
-            LinkAttribute::Qdisc(name) => link.is_active = is_up && name != NO_QUEUEING,
+            LinkAttribute::Qdisc(name) => {
+                link.is_active = is_up && name != NO_QUEUEING;
+                link.queueing = name;
+            }
             LinkAttribute::Group(group) => link.group = group,
             LinkAttribute::IfAlias(alias) => link.alias = alias,
             LinkAttribute::LinkInfo(parts) => link.vrf_table = parts.iter().find_map(vrf_table),
@@ -438,7 +444,8 @@ mod tests {
                 netlink.set_link(LOOPBACK, change).expect("a change");
             }
             let alias = "a note".to_owned();
-            let wanted = Link { mtu: 9000, tx_queue_len: 77, is_up: true, is_active: true, alias, ..before };
+            let queueing = "noqueue".to_owned();
+            let wanted = Link { mtu: 9000, tx_queue_len: 77, is_up: true, is_active: true, queueing, alias, ..before };
             assert_eq!(netlink.link("lo").expect("lo"), wanted);
             netlink.set_link(LOOPBACK, LinkChange { up: Some(false), ..LinkChange::default() }).expect("a change");
             assert_eq!(netlink.link("lo").expect("lo"), Link { is_up: false, is_active: false, ..wanted.clone() });
