@@ -17,7 +17,7 @@ use nix::sys::stat::fstat;
 use thiserror::Error;
 use tuntap_sys::bpf::{self, Attachment, Hook, Program};
 use tuntap_sys::net::namespace_with;
-use tuntap_sys::netlink::{Link, LinkChange, Netlink, NetlinkError, Notices, Subject, Veth};
+use tuntap_sys::netlink::{Link, LinkChange, Netlink, NetlinkError, Notices, Queueing, Subject, Veth};
 use tuntap_sys::process::exit_at_once;
 use tuntap_sys::tun::{Tun, TunError};
 
@@ -48,11 +48,6 @@ const GROUPS: u32 = 0x7476_0000;
 
 /// A group in which nothing is but what is about to be removed.
 const TRASH: u32 = 0x7477_0000;
-
-/// Queueing disciplines that hold no packet back while the device takes it. Packets in the kernel pass by those of TUN devices, so that
-/// any other one, such as `tbf` or `htb`, would have no effect on them.
-const PLAIN_QUEUEING: [&str; 11] =
-    ["", "noop", "noqueue", "mq", "pfifo_fast", "pfifo", "bfifo", "fq", "fq_codel", "codel", "sfq"];
 
 /// How programs are attached that let packets into pairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,28 +141,6 @@ pub enum PairError {
     /// There are as many pairs as there may be.
     #[error("there are {MAX_PAIRS} pairs already")]
     Full,
-}
-
-/// What somebody wants to become of packets that leave a TUN device, and would not if they passed in the kernel.
-#[derive(Debug, Error)]
-pub enum Queueing {
-    /// They may have to wait.
-    #[error("{0} has the queueing discipline {1}, which packets in the kernel would pass by")]
-    Discipline(String, String),
-    /// They go through filters behind our program.
-    #[error("{0} has packet filters at its egress, which packets in the kernel would pass by")]
-    Filters(String),
-}
-
-impl Queueing {
-    /// Returns what there is at a TUN device.
-    fn of(netlink: &mut Netlink, link: &Link) -> Result<Option<Self>, NetlinkError> {
-        let name = || link.name.clone();
-        if !PLAIN_QUEUEING.contains(&link.queueing.as_str()) {
-            return Ok(Some(Self::Discipline(name(), link.queueing.clone())));
-        }
-        Ok(netlink.has_other_filters(link.index, Hook::Egress)?.then(|| Self::Filters(name())))
-    }
 }
 
 /// What is wrong with a pair.
