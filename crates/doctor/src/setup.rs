@@ -140,7 +140,10 @@ fn of_file(instance: &Instance, all: &[Instance], machine: &Machine, own: &Path)
         ));
         findings.extend(kernel::priority(instance, geteuid().is_root().then(may_be_favoured)));
         let missing = geteuid().is_root().then(missing_for_kernel_path);
-        findings.extend(kernel_path::kernel_path(instance, &tuntap_survey::kernel_path::bpf(), missing.as_deref()));
+        let devices = instance.config.routers.iter().map(|router| router.device.as_str());
+        let queueing: Vec<_> = devices.filter_map(tuntap_survey::kernel_path::queueing).collect();
+        let bpf = tuntap_survey::kernel_path::bpf();
+        findings.extend(kernel_path::kernel_path(instance, &bpf, missing.as_deref(), &queueing));
         findings.extend(network::forwarding(instance, surroundings, is_running));
         findings.extend(instance.config.routers.iter().flat_map(|router| network::conflicts(router, networks)));
         let others: Vec<&Instance> = all.iter().filter(|other| other.file != instance.file).collect();

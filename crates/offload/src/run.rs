@@ -11,12 +11,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use thiserror::Error;
-use tuntap_sys::netlink::{Notices, Subject};
 use tuntap_sys::socket::{recv_with_descriptor, send};
 
 use super::guard::Guard;
 use super::maps::{MAX_PAIRS, Maps};
-use super::pairs::{Damage, Hooks, Pair, PairError, Pairs, is_whole};
+use super::pairs::{Damage, Hooks, Pair, PairError, Pairs};
 use super::programs::Programs;
 use super::protocol::{Loss, MESSAGE_LEN, Reply, Request, Run, Token};
 
@@ -118,11 +117,11 @@ pub fn run(
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, ROUTER))?;
         epoll.add(&master, EpollEvent::new(EpollFlags::EPOLLIN, MASTER))?;
-        let host = Notices::open(Subject::Links).map_err(io::Error::other)?;
-        epoll.add(&host, EpollEvent::new(EpollFlags::EPOLLIN, HOST))?;
-        Ok::<_, io::Error>((epoll, host, Pairs::new(&maps, &programs, hooks, &device, guard)?))
+        let pairs = Pairs::new(&maps, &programs, hooks, &device, guard)?;
+        epoll.add(&pairs, EpollEvent::new(EpollFlags::EPOLLIN, HOST))?;
+        Ok::<_, io::Error>((epoll, pairs))
     };
-    let (epoll, host, pairs) = match begin() {
+    let (epoll, pairs) = match begin() {
         Ok(begun) => begun,
         Err(error) => return error.into(),
     };
@@ -130,13 +129,13 @@ pub fn run(
     let mut maker = Maker {
         pairs,
         epoll,
-        host,
         socket,
         master,
         run: None,
         known: HashMap::new(),
         tokens: HashMap::new(),
         quiet: Vec::new(),
+        is_host_suspect: false,
         suspects: BTreeSet::new(),
         suspects_from: Instant::now(),
         starting: Vec::new(),
@@ -161,8 +160,6 @@ struct Starting {
 struct Maker<'a, L> {
     pairs: Pairs<'a>,
     epoll: Epoll,
-    /// What has changed about interfaces of the router's namespace.
-    host: Notices,
     socket: OwnedFd,
     master: OwnedFd,
     /// The router's process, once it has begun.
@@ -172,6 +169,8 @@ struct Maker<'a, L> {
     tokens: HashMap<u64, Token>,
     /// Pairs whose notices are left alone, and until when; the first ones first.
     quiet: Vec<(Instant, Token)>,
+    /// True if something was done to the router's device.
+    is_host_suspect: bool,
     /// Indexes of pairs whose ends at the host have changed, and from when on they are looked at.
     suspects: BTreeSet<u64>,
     suspects_from: Instant,
@@ -220,8 +219,7 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
                     return end;
                 }
             }
-            let rest = self.end_quiet().and_then(|()| self.look_at_starting()).and_then(|()| self.look_at_suspects());
-            if let Err(end) = rest {
+            if let Err(end) = self.look_around() {
                 return end;
             }
         }
@@ -314,32 +312,33 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
         }
     }
 
-    /// Looks at a pair after notices about its namespace.
-    fn look_at(&mut self, index: u64) -> Result<(), End> {
-        let Some(token) = self.tokens.get(&index).copied() else { return Ok(()) };
-        let Some(pair) = self.known.get(&token) else { return Ok(()) };
-        pair.take_notices();
-        match self.pairs.check(pair) {
-            Ok(()) => {
-                self.quiet.push((Instant::now() + QUIET, token));
-                Ok(())
-            }
-            Err(damage) => self.lose(token, &damage),
-        }
+    /// Looks at everything whose time has come.
+    fn look_around(&mut self) -> Result<(), End> {
+        self.look_at_host()?;
+        self.end_quiet()?;
+        self.look_at_starting()?;
+        self.look_at_suspects()
     }
 
-    /// Notes whose ends at the host have changed. Of these, the peers' namespaces tell nothing if they are still up.
+    /// Notes what has changed at the host: of most of this, the peers' namespaces tell nothing.
     fn hear_of_host(&mut self) {
-        let Self { host, tokens, suspects, .. } = self;
-        let is_all = host.take_links(|index, link| {
-            let is_whole = link.is_some_and(|link| is_whole(&link).is_ok());
-            if !is_whole && tokens.contains_key(&index.into()) {
-                suspects.insert(index.into());
-            }
-        });
-        if !is_all {
-            suspects.extend(tokens.keys());
+        let Some(changed) = self.pairs.take_host_notices() else {
+            self.is_host_suspect = true;
+            self.suspects.extend(self.tokens.keys());
+            return;
+        };
+        self.is_host_suspect |= self.pairs.may_be_about_host(&changed);
+        self.suspects.extend(changed.into_iter().map(u64::from).filter(|index| self.tokens.contains_key(index)));
+    }
+
+    /// Looks at the router's device, if something was done to it. Nobody but the host's administrators can cause that.
+    fn look_at_host(&mut self) -> Result<(), End> {
+        if !std::mem::take(&mut self.is_host_suspect) || self.run.is_none() || !self.pairs.has_host_changed() {
+            return Ok(());
         }
+        // The router's process begins anew then, and takes back its verdicts before the pairs go.
+        self.run = None;
+        self.reply(Reply::Started)
     }
 
     /// Looks at some pairs whose ends at the host have changed, if their time has come.
@@ -356,6 +355,20 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
             self.suspects_from = now + QUIET;
         }
         Ok(())
+    }
+
+    /// Looks at a pair after notices about its namespace.
+    fn look_at(&mut self, index: u64) -> Result<(), End> {
+        let Some(token) = self.tokens.get(&index).copied() else { return Ok(()) };
+        let Some(pair) = self.known.get(&token) else { return Ok(()) };
+        pair.take_notices();
+        match self.pairs.check(pair) {
+            Ok(()) => {
+                self.quiet.push((Instant::now() + QUIET, token));
+                Ok(())
+            }
+            Err(damage) => self.lose(token, &damage),
+        }
     }
 
     /// Looks at new pairs whose time has come, and says of those that send packets that they are made.

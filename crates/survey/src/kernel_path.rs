@@ -6,6 +6,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::utsname::uname;
 use tuntap_sys::bpf::{Map, MapKind};
+use tuntap_sys::netlink::{Netlink, Queueing};
 
 /// The kernel's description of its own types.
 pub const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -36,6 +37,13 @@ pub fn bpf() -> BpfFacts {
         unprivileged_disabled: disabled.and_then(|text| text.trim().parse().ok()),
         refusal: Map::new(c"tuntap_doctor", MapKind::Words, size_of::<u32>(), size_of::<u64>(), 1).err(),
     }
+}
+
+/// Returns what is at a device that packets in the kernel would pass by. `None` if there is nothing, or no such device.
+pub fn queueing(device: &str) -> Option<Queueing> {
+    let mut netlink = Netlink::open().ok()?;
+    let link = netlink.link(device).ok()?;
+    Queueing::of(&mut netlink, &link).ok().flatten()
 }
 
 /// Reads the first two numbers of a release such as `6.12.43+deb13-amd64`.

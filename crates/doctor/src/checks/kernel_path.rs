@@ -5,6 +5,7 @@ use crate::instance::Instance;
 use tuntap_api::Snapshot;
 use tuntap_config::{Offload, RouterSpec};
 use tuntap_survey::kernel_path::{BTF, BpfFacts};
+use tuntap_sys::netlink::Queueing;
 
 /// The first kernel whose programs can be attached to devices by links (TCX), and the first one with all that programs need
 /// otherwise: a clsact filter that redirects into a device without a link layer, and maps that are mapped into memory (Linux 5.5).
@@ -16,13 +17,27 @@ const FIRST: (u32, u32) = (5, 10);
 const FIRST_MAPS_WITHOUT_CAPABILITY: (u32, u32) = (5, 19);
 
 /// Checks that the kernel and the instance have what is needed. `missing`: the capabilities that this process, and so probably the
-/// instance, lacks; `None` if that isn't known.
-pub fn kernel_path(instance: &Instance, facts: &BpfFacts, missing: Option<&[&str]>) -> Vec<Finding> {
+/// instance, lacks; `None` if that isn't known. `queueing`: what is at the routers' devices that packets in the kernel would pass by.
+pub fn kernel_path(
+    instance: &Instance,
+    facts: &BpfFacts,
+    missing: Option<&[&str]>,
+    queueing: &[Queueing],
+) -> Vec<Finding> {
     let wish = instance.config.offload;
     if wish == Offload::Off || instance.config.routers.is_empty() {
         return Vec::new();
     }
     let obstacles = obstacles(facts, missing);
+    if obstacles.is_empty() && !queueing.is_empty() {
+        let finding = |what: &Queueing| {
+            Finding::warning(
+                format!("tuntap-router-offload: {what}: all packets pass the router"),
+                "tuntap-router-shape in place of tc(8), or tuntap-router-offload = off",
+            )
+        };
+        return queueing.iter().map(finding).collect();
+    }
     if obstacles.is_empty() {
         let by = if facts.version.is_some_and(|version| version >= FIRST_TCX) { "TCX" } else { "clsact" };
         return vec![Finding::fine(format!("tuntap-router-offload: decided flows can pass in the kernel ({by})"))];
@@ -113,14 +128,23 @@ mod tests {
 
     fn look(wish: &str, facts: &BpfFacts, missing: Option<&[&str]>) -> Vec<Finding> {
         let lines = [("tuntap-router", "emperor0 /run/tuntap.socket"), ("tuntap-router-offload", wish)];
-        kernel_path(&instance(&lines), facts, missing)
+        kernel_path(&instance(&lines), facts, missing, &[])
     }
 
     #[test]
     fn who_does_not_want_it_hears_nothing() {
         let none = BpfFacts::default();
         assert!(look("off", &none, Some(&["CAP_NET_ADMIN"])).is_empty());
-        assert!(kernel_path(&instance(&[("tuntap-router-offload", "on")]), &none, None).is_empty());
+        assert!(kernel_path(&instance(&[("tuntap-router-offload", "on")]), &none, None, &[]).is_empty());
+    }
+
+    #[test]
+    fn queueing_that_would_be_passed_by_is_named() {
+        let lines = [("tuntap-router", "emperor0 /run/tuntap.socket"), ("tuntap-router-offload", "on")];
+        let queueing = [Queueing::Discipline("emperor0".to_owned(), "tbf".to_owned())];
+        let [finding] = &kernel_path(&instance(&lines), &good(), None, &queueing)[..] else { panic!("one finding") };
+        assert_eq!(finding.severity, Severity::Warning);
+        assert!(finding.what.contains("emperor0 has the queueing discipline tbf"), "{}", finding.what);
     }
 
     #[test]

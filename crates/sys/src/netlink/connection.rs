@@ -34,6 +34,9 @@ const ERROR_MESSAGE: u16 = 1;
 /// struct nlmsghdr of linux/netlink.h, in bytes.
 const HEADER_LEN: usize = 16;
 
+/// Bytes behind the header that [`Connection::take`] shows.
+const SHOWN_LEN: usize = 8;
+
 /// An open socket of one netlink protocol, whose messages are `M`.
 #[derive(Debug)]
 pub struct Connection<M> {
@@ -89,6 +92,23 @@ impl<M> Connection<M> {
         any
     }
 
+    /// Takes what has arrived, without waiting, and shows the start of each message behind its header. Returns false if there was more than
+    /// the socket's buffer holds (ENOBUFS), or than is taken at once.
+    pub fn take(&self, mut show: impl FnMut(&[u8])) -> bool {
+        let mut is_complete = true;
+        for _ in 0..MAX_DISCARDED {
+            let mut start = [0; HEADER_LEN + SHOWN_LEN];
+            match recv(self.socket.as_raw_fd(), &mut start, MsgFlags::MSG_DONTWAIT) {
+                Ok(len) => show(start[..len].get(HEADER_LEN..).unwrap_or_default()),
+                Err(Errno::EAGAIN) => return is_complete,
+                Err(Errno::EINTR) => {}
+                // The kernel reports an error of the socket once.
+                Err(_) => is_complete = false,
+            }
+        }
+        false
+    }
+
     /// The socket.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
@@ -139,32 +159,6 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Connection<M> {
         visit: impl FnMut(M),
     ) -> Result<(), NetlinkError> {
         self.exchange(message, NLM_F_DUMP, visit).map_err(|failure| failure.of(attempt()))
-    }
-
-    /// Shows what the kernel has sent without a request, without waiting. Returns false if some of it is lost, since it didn't fit the
-    /// socket's buffer. What this can't read is passed over.
-    pub fn visit_arrived(&self, mut visit: impl FnMut(M)) -> bool {
-        let mut is_all = true;
-        for _ in 0..MAX_DISCARDED {
-            match self.socket.recv_from_full() {
-                // Other processes can send to this socket, too.
-                Ok((_, sender)) if sender.port_number() != 0 => {}
-                Ok((datagram, _)) => {
-                    for message in Messages(&datagram) {
-                        if let Ok(NetlinkPayload::InnerMessage(found)) =
-                            NetlinkMessage::deserialize(message).map(|message| message.payload)
-                        {
-                            visit(found);
-                        }
-                    }
-                }
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => is_all = false,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // The kernel reports an error of the socket once.
-                Err(_) => {}
-            }
-        }
-        is_all
     }
 
     /// Requests several changes in one datagram, each with its flags. Waits for the acknowledgement of the last but one: the

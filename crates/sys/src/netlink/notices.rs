@@ -1,5 +1,6 @@
 //! Notifications of the kernel that interfaces, addresses or forwarding have changed (rtnetlink(7)).
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_route::RouteNetlinkMessage;
@@ -7,7 +8,10 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::connection::Connection;
 use super::error::NetlinkError;
-use super::route::{Link, link};
+
+/// Where messages of linux/rtnetlink.h about interfaces, and about their queueing disciplines and packet filters, have the index, behind
+/// struct nlmsghdr.
+const INDEX_AT: usize = 4;
 
 /// What notifications are about, as multicast groups of linux/rtnetlink.h. Routes are not among them: where a routing daemon
 /// runs, they change by the thousand.
@@ -57,19 +61,15 @@ impl Notices {
         self.0.discard()
     }
 
-    /// Takes all notifications that have arrived, and shows those about interfaces: the index, and how the interface is now; `None` if it
-    /// is gone, or if its queueing disciplines or packet filters have changed. Returns false if there were more than the socket holds, so
-    /// that some are lost.
-    pub fn take_links(&self, mut visit: impl FnMut(u32, Option<Link>)) -> bool {
-        self.0.visit_arrived(|message| match message {
-            RouteNetlinkMessage::NewLink(ref about) => visit(about.header.index, link(message)),
-            RouteNetlinkMessage::DelLink(about) => visit(about.header.index, None),
-            RouteNetlinkMessage::NewQueueDiscipline(about)
-            | RouteNetlinkMessage::DelQueueDiscipline(about)
-            | RouteNetlinkMessage::NewTrafficFilter(about)
-            | RouteNetlinkMessage::DelTrafficFilter(about) => visit(about.header.index.cast_unsigned(), None),
-            _ => {}
-        })
+    /// Takes notifications about [`Subject::Links`] that have arrived. Returns the indexes of the interfaces that they are about.
+    /// `None` if some were lost, so that they may have been about any.
+    pub fn take_indexes(&self) -> Option<BTreeSet<u32>> {
+        let mut indexes = BTreeSet::new();
+        let is_complete = self.0.take(|message| {
+            // It is at the same place in struct ifinfomsg and in struct tcmsg.
+            indexes.extend(message.get(INDEX_AT..).and_then(<[u8]>::first_chunk).copied().map(u32::from_ne_bytes));
+        });
+        is_complete.then_some(indexes)
     }
 }
 
@@ -86,37 +86,6 @@ mod tests {
     use super::*;
     use crate::netlink::{LinkChange, Netlink};
     use crate::sysctl::{ALL, Setting, Sysctl};
-
-    #[test]
-    fn notices_tell_which_link_has_changed_and_how() {
-        let thread = std::thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).expect("needs root");
-            let notices = Notices::open(Subject::Links).expect("netlink");
-            let mut netlink = Netlink::open().expect("netlink");
-            let take = || {
-                let mut taken = Vec::new();
-                let is_all =
-                    notices.take_links(|index, link| taken.push((index, link.map(|link| (link.is_up, link.mtu)))));
-                (taken, is_all)
-            };
-            assert_eq!(take(), (Vec::new(), true));
-            netlink.set_link(1, LinkChange { mtu: Some(1500), ..LinkChange::default() }).expect("an MTU");
-            assert_eq!(take(), (vec![(1, Some((false, 1500)))], true));
-            netlink.set_link(1, LinkChange { up: Some(true), ..LinkChange::default() }).expect("up");
-            let (taken, _) = take();
-            assert_eq!(taken.last(), Some(&(1, Some((true, 1500)))), "{taken:?}");
-            // More than a receive buffer holds.
-            for number in 0..5000 {
-                netlink.set_link(1, LinkChange { mtu: Some(1500 + number), ..LinkChange::default() }).expect("an MTU");
-            }
-            let (taken, is_all) = take();
-            assert!(!taken.is_empty() && !is_all);
-            assert_eq!(take(), (Vec::new(), true));
-        });
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
-        }
-    }
 
     #[test]
     fn changes_of_links_addresses_and_forwarding_are_noticed() {
@@ -145,6 +114,36 @@ mod tests {
                 }
             }
             assert!(notices.take(), "an overflow is a notice");
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
+    #[test]
+    fn interfaces_that_have_changed_are_named() {
+        let thread = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("needs root");
+            let notices = Notices::open(Subject::Links).expect("netlink");
+            let mut netlink = Netlink::open().expect("netlink");
+            assert_eq!(notices.take_indexes(), Some(BTreeSet::new()));
+            netlink.set_link(1, LinkChange { up: Some(true), ..LinkChange::default() }).expect("up");
+            assert_eq!(notices.take_indexes(), Some(BTreeSet::from([1])));
+            let tc = |arguments: &str| {
+                let status = std::process::Command::new("tc").args(arguments.split(' ')).status();
+                assert!(status.expect("tc of iproute2 starts").success(), "{arguments}");
+            };
+            for arguments in ["qdisc add dev lo clsact", "qdisc del dev lo clsact"] {
+                tc(arguments);
+                assert_eq!(notices.take_indexes(), Some(BTreeSet::from([1])), "{arguments}");
+            }
+            // More than a receive buffer holds.
+            for number in 0..4000 {
+                let change = LinkChange { tx_queue_len: Some(1000 + number), ..LinkChange::default() };
+                netlink.set_link(1, change).expect("a change");
+            }
+            assert_eq!(notices.take_indexes(), None);
+            assert_eq!(notices.take_indexes(), Some(BTreeSet::new()));
         });
         if let Err(panic) = thread.join() {
             std::panic::resume_unwind(panic);
