@@ -64,6 +64,11 @@ fn make(spec: &RouterSpec) -> Result<KernelEndpoint, String> {
     if std::env::var_os("UWSGI_TUNTAP_HOOK").is_some_and(|hook| hook == "none") {
         return Err("the kernel has no BPF, for a test".to_owned());
     }
+    let missing = tuntap_offload::missing_capabilities();
+    if !missing.is_empty() {
+        let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
+        return Err(format!("{} missing", names.join(", ")));
+    }
     let verdicts = KernelEndpoint::size(config().limits.flows);
     let maps = Arc::new(Maps::new(verdicts).map_err(|error| error.to_string())?);
     let programs = Programs::load(&maps).map_err(|error| error.to_string())?;

@@ -129,9 +129,6 @@ fn stay_with_parent(uwsgi: &UwsgiState, before: Settings) {
     if config.device_required != options::config().device_required {
         lines.push(changed_option(OptionName::DeviceRequired, &before, &now));
     }
-    if config.device_offload != options::config().device_offload {
-        lines.push(changed_option(OptionName::DeviceOffload, &before, &now));
-    }
     if !lines.is_empty() {
         give_up(uwsgi, lines.join("; "), Some((before, config)));
     }

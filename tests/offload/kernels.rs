@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use crate::common::emperor::{EMPEROR, V1, V2};
 use crate::common::netns::Netns;
 use crate::common::wait;
-use crate::world::{Datagrams, V1_6, V2_6, emperor_without, pair_packets, start, vassal};
+use crate::world::{Datagrams, V1_6, V2_6, emperor, emperor_without, pair_packets, start, vassal};
 
 /// As Linux 6.1: without TCX, and without RWF_NOWAIT for TUN devices.
 #[test]
@@ -57,4 +57,20 @@ fn kernel_that_has_to_have_the_path_and_does_not_ends_the_start() {
     assert!(!emperor.wait_for_exit().success());
     let text = emperor.log.text();
     assert!(text.contains("emperor0: tuntap-router-offload = on: the kernel has no BPF"), "{text}");
+}
+
+/// Each of them starts the instance with less than it needs.
+#[test]
+fn what_an_instance_lacks_for_the_path_is_named() {
+    for (wrapper, reason) in [
+        ("setpriv --bounding-set -sys_admin --inh-caps -all", "CAP_SYS_ADMIN missing"),
+        ("setpriv --bounding-set -sys_admin,-bpf --inh-caps -all", "CAP_SYS_ADMIN missing"),
+        ("unshare --user --map-root-user --net", "outside of user namespaces, and no filter of system calls"),
+    ] {
+        let mut emperor = emperor().before(&format!("exec {wrapper} \"$@\"")).launch();
+        assert!(!emperor.wait_for_exit().success(), "{wrapper}");
+        let text = emperor.log.text();
+        let lines: Vec<_> = text.lines().filter(|line| line.contains("tuntap-router-offload = on: ")).collect();
+        assert!(matches!(lines[..], [line] if line.contains(reason)), "{wrapper}: {text}");
+    }
 }

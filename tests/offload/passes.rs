@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
 use crate::common::emperor::{EMPEROR, V1, V2};
+use crate::common::link::Connection;
 use crate::common::netns::Net;
 use crate::common::stats::Stats;
 use crate::common::uwsgi::{Subject, Uwsgi};
@@ -142,4 +143,31 @@ fn vassal_that_does_without_the_path_has_no_pair() {
     }
     assert_none_passed(pair_packets(&second), before);
     assert!(!first.has_device("tv0"));
+}
+
+/// A reload doesn't make the device anew, so that its connections live on.
+#[test]
+fn vassal_that_reloads_leaves_the_path_and_comes_back() {
+    let emperor = start(emperor());
+    let ini = vassal("v1", V1, V1_6).stays_root();
+    let net = emperor.start_attached(&ini);
+    let flow = Datagrams::open(&net, V1, &emperor.netns, EMPEROR);
+    let mut connection = Connection::open(&net, &emperor.netns, EMPEROR);
+    flow.until_in_kernel(&net);
+    for (before, value) in [("nothing", "false"), ("false", "true")] {
+        let mark = emperor.log.mark();
+        emperor.add(&ini.clone().line(format!("tuntap-device-offload = {value}")));
+        emperor.wait_until_ready(mark, "v1");
+        let line = format!("tuntap-device-offload was {before}, and is {value} now: joins its router anew");
+        assert!(emperor.log.since(mark).contains(&line), "{}", emperor.log.since(mark));
+        if value == "true" {
+            flow.until_in_kernel(&net);
+        } else {
+            wait::until_true("its pair is gone", wait::LONG, || !net.has_device("tv0"));
+            wait::until_true("it is back", wait::LONG, || flow.pass());
+            flow.assert_all_pass(50);
+            assert!(!net.has_device("tv0"));
+        }
+        connection.assert_passes();
+    }
 }

@@ -84,6 +84,9 @@ pub fn compare(before: Stated<'_>, now: Stated<'_>) -> Changes {
     if shows(before.config) != shows(now.config) && !now.config.devices.is_empty() {
         changes.add(Need::Connection, changed_option(OptionName::UseCredentials, before.settings, now.settings));
     }
+    if before.config.device_offload != now.config.device_offload && !now.config.devices.is_empty() {
+        changes.add(Need::Connection, changed_option(OptionName::DeviceOffload, before.settings, now.settings));
+    }
     changes
 }
 
@@ -197,6 +200,7 @@ mod tests {
         for (before, now) in [
             (vec![DEVICE], vec![spelled]),
             (vec![DEVICE], vec![DEVICE, (OptionName::DeviceTimeout, "7"), (OptionName::DeviceRequired, "true")]),
+            (vec![DEVICE], vec![DEVICE, (OptionName::DeviceOffload, "true")]),
             (vec![DEVICE, any], vec![DEVICE, any]),
             (vec![DEVICE, v6[0], v6[1]], vec![DEVICE, v6[1], v6[0]]),
             (vec![DEVICE, OTHER], vec![OTHER, DEVICE]),
@@ -212,7 +216,7 @@ mod tests {
     #[test]
     fn every_change_has_its_need_and_a_line_with_both_values() {
         let fixed = (OptionName::DeviceAddress, "10.0.0.3/24");
-        let cases: [(Options<'_>, Options<'_>, Need, &str); 14] = [
+        let cases: [(Options<'_>, Options<'_>, Need, &str); 15] = [
             (
                 &[DEVICE],
                 &[(OptionName::Device, "net0 /t.sock")],
@@ -261,6 +265,12 @@ mod tests {
                 &[DEVICE, (OptionName::UseCredentials, "true")],
                 Need::Connection,
                 "tuntap-use-credentials was nothing, and is true now",
+            ),
+            (
+                &[DEVICE, (OptionName::DeviceOffload, "true")],
+                &[DEVICE, (OptionName::DeviceOffload, "false")],
+                Need::Connection,
+                "tuntap-device-offload was true, and is false now",
             ),
         ];
         for (before, now, need, line) in cases {

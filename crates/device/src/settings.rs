@@ -54,6 +54,7 @@ const fn is_about_devices(option: OptionName) -> bool {
             | OptionName::DeviceDns
             | OptionName::DeviceTimeout
             | OptionName::DeviceRequired
+            | OptionName::DeviceOffload
     )
 }
 

@@ -17,7 +17,7 @@ use super::finding::Finding;
 use super::instance::Instance;
 use super::probe::{self, Arguments};
 use super::running;
-use tuntap_config::{ConfigErrors, RouterSpec, StatsAddress, resolve_grants};
+use tuntap_config::{ConfigErrors, Offload, RouterSpec, StatsAddress, resolve_grants};
 use tuntap_core::policy::grant::Grant;
 use tuntap_host::{self, Networks, PortUses};
 use tuntap_sys::netlink::Netlink;
@@ -140,7 +140,10 @@ fn of_file(instance: &Instance, all: &[Instance], machine: &Machine, own: &Path)
         ));
         findings.extend(kernel::priority(instance, geteuid().is_root().then(may_be_favoured)));
         let missing = geteuid().is_root().then(missing_for_kernel_path);
-        findings.extend(kernel_path::kernel_path(instance, &tuntap_survey::kernel_path::bpf(), missing.as_deref()));
+        let devices = instance.config.routers.iter().map(|router| router.device.as_str());
+        let queueing: Vec<_> = devices.filter_map(tuntap_survey::kernel_path::queueing).collect();
+        let bpf = tuntap_survey::kernel_path::bpf();
+        findings.extend(kernel_path::kernel_path(instance, &bpf, missing.as_deref(), &queueing));
         findings.extend(network::forwarding(instance, surroundings, is_running));
         findings.extend(instance.config.routers.iter().flat_map(|router| network::conflicts(router, networks)));
         let others: Vec<&Instance> = all.iter().filter(|other| other.file != instance.file).collect();
@@ -230,8 +233,11 @@ fn of_routers(
         }
         if running.answers {
             findings.extend(live::peers(router, running::peers(instance, router).as_ref()));
-            let snapshot = if router.hosts.needs_key() { running::snapshot(instance, router) } else { None };
+            let offload = instance.config.offload;
+            let is_asked = router.hosts.needs_key() || offload != Offload::Off;
+            let snapshot = if is_asked { running::snapshot(instance, router) } else { None };
             if let Some(found) = snapshot {
+                findings.extend(kernel_path::standing(router, offload, &found));
                 findings.extend(routes::session(router, &found));
                 findings.extend(trunks::standing(router, &found));
             }

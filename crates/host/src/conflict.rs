@@ -186,7 +186,18 @@ mod tests {
     }
 
     fn link(index: u32, name: &str, vrf_table: Option<u32>) -> Link {
-        Link { index, name: name.to_owned(), mtu: 1500, tx_queue_len: 0, is_up: true, is_active: true, vrf_table }
+        Link {
+            index,
+            name: name.to_owned(),
+            mtu: 1500,
+            tx_queue_len: 0,
+            is_up: true,
+            is_active: true,
+            vrf_table,
+            queueing: String::new(),
+            group: 0,
+            alias: String::new(),
+        }
     }
 
     fn route(destination: &str, gateway: Option<&str>, index: u32, table: u32) -> Route {

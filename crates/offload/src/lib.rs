@@ -15,4 +15,4 @@ mod sandbox;
 pub mod verdicts;
 
 pub use run::{Config, End, Notice, run};
-pub use sandbox::{CAPABILITIES, SYSCALLS};
+pub use sandbox::{CAPABILITIES, SYSCALLS, missing_capabilities};

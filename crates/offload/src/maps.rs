@@ -89,7 +89,8 @@ pub enum MapsError {
 const fn hint(errno: Errno) -> &'static str {
     match errno {
         Errno::EPERM => {
-            " (it takes CAP_BPF or CAP_SYS_ADMIN; before Linux 5.11 also CAP_SYS_RESOURCE, or a limit of locked memory that is far above 64 KiB, \
+            " (it takes CAP_BPF or CAP_SYS_ADMIN outside of user namespaces, and no filter of system calls, such as systemd's \
+             SystemCallFilter, that refuses bpf(2); before Linux 5.11 also CAP_SYS_RESOURCE, or a limit of locked memory that is far above 64 KiB, \
              as by LimitMEMLOCK=infinity of systemd)"
         }
         _ => "",

@@ -4,6 +4,7 @@
 //! the host for whoever is root in the peer's namespace. The programs that let packets into a pair are held by this process alone: if it
 //! dies, packets go to the router as if there were no pair.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -16,7 +17,7 @@ use nix::sys::stat::fstat;
 use thiserror::Error;
 use tuntap_sys::bpf::{self, Attachment, Hook, Program};
 use tuntap_sys::net::namespace_with;
-use tuntap_sys::netlink::{Link, LinkChange, Netlink, NetlinkError, Notices, Subject, Veth};
+use tuntap_sys::netlink::{Link, LinkChange, Netlink, NetlinkError, Notices, Queueing, Subject, Veth};
 use tuntap_sys::process::exit_at_once;
 use tuntap_sys::tun::{Tun, TunError};
 
@@ -125,6 +126,9 @@ pub enum PairError {
     /// The kernel refuses interfaces or their settings.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// Packets would not go through what there is at a device.
+    #[error(transparent)]
+    Queueing(#[from] Queueing),
     /// The kernel refuses to attach a program.
     #[error("attaching a BPF program: {0}")]
     Attach(Errno),
@@ -148,6 +152,9 @@ pub enum Damage {
     /// The peer's device is not in the namespace any more: mostly the peer ends, and its device with it.
     #[error("the device is not in its namespace any more")]
     NoDevice,
+    /// Packets would not go through what there is at the peer's device.
+    #[error(transparent)]
+    Queueing(#[from] Queueing),
     /// An end is down.
     #[error("an end of the pair is down")]
     Down,
@@ -205,10 +212,13 @@ pub struct Pairs<'a> {
     device: String,
     group: u32,
     netlink: Netlink,
-    /// The router's namespace.
+    /// The router's namespace, and what happens to its interfaces.
     own: File,
+    notices: Notices,
     /// The index of the router's device, and the program there.
     host_out: Option<(Index, Entry)>,
+    /// True if packets would not go through what there is at the router's device, so that there is no program.
+    is_held_back: bool,
     /// `None` if the kernel has no nftables.
     guard: Option<Guard>,
     places: Places,
@@ -218,8 +228,8 @@ pub struct Pairs<'a> {
     made: u64,
 }
 
-/// The group of all pairs of the router with this device. No other living router of the namespace has a device of that name, so that
-/// what is in the group at its start is left by an earlier one.
+/// The group of all pairs of the router with this device. Pairs of a router whose device has another name may be in it, too: there are
+/// more names than groups. What is whose is noted at each ([`note_of`]).
 pub fn group_of(device: &str) -> u32 {
     // FNV-1a, folded to 16 bits.
     let hash = device.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
@@ -231,10 +241,41 @@ const fn trash_of(group: u32) -> u32 {
     TRASH | group & 0xffff
 }
 
+/// What is noted at the host's end of each pair of the router with this device. No other living router of the namespace has a device of
+/// that name, so that what has this note at its start is left by an earlier one.
+fn note_of(device: &str) -> String {
+    format!("uwsgi-tuntap {device}")
+}
+
 /// Removes all pairs of the router with this device from the namespace of the calling thread, whoever has made them. There may be none.
 pub fn remove_all(device: &str) -> Result<(), NetlinkError> {
-    let (group, mut netlink) = (group_of(device), Netlink::open()?);
-    [group, trash_of(group)].into_iter().try_for_each(|group| netlink.remove_group(group))
+    remove_pairs_of(&mut Netlink::open()?, device)
+}
+
+fn remove_pairs_of(netlink: &mut Netlink, device: &str) -> Result<(), NetlinkError> {
+    let (group, note) = (group_of(device), note_of(device));
+    // One without a note was left while it was made.
+    let is_own = |link: &Link| link.group == group && (link.alias == note || link.alias.is_empty());
+    let own: Vec<_> = netlink.links()?.into_iter().filter(is_own).map(|link| link.index).collect();
+    remove_together(netlink, &own, trash_of(group))
+}
+
+/// Removes interfaces, some of which may be gone, and what else is in this group.
+fn remove_together(netlink: &mut Netlink, indexes: &[Index], trash: u32) -> Result<(), NetlinkError> {
+    for index in indexes {
+        match netlink.set_group(*index, trash) {
+            Err(error) if error.errno() != Some(Errno::ENODEV) => return Err(error),
+            _ => {}
+        }
+    }
+    netlink.remove_group(trash)
+}
+
+impl AsFd for Pairs<'_> {
+    /// Readable when interfaces of the router's namespace have changed.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.notices.as_fd()
+    }
 }
 
 impl<'a> Pairs<'a> {
@@ -254,7 +295,9 @@ impl<'a> Pairs<'a> {
             group: group_of(device),
             netlink: Netlink::open()?,
             own: File::open("/proc/thread-self/ns/net")?,
+            notices: Notices::open(Subject::Links)?,
             host_out: None,
+            is_held_back: false,
             guard,
             places: Places::new(maps)?,
             left: Vec::new(),
@@ -271,9 +314,7 @@ impl<'a> Pairs<'a> {
         if let Some((device, Entry::Filter)) = self.host_out.take() {
             self.netlink.remove_filter(device, Hook::Egress)?;
         }
-        for group in [self.group, trash_of(self.group)] {
-            self.netlink.remove_group(group)?;
-        }
+        remove_pairs_of(&mut self.netlink, &self.device)?;
         self.places.clear();
         self.left.clear();
         Ok(self.guard.as_mut().map_or(Ok(()), Guard::clear)?)
@@ -286,7 +327,11 @@ impl<'a> Pairs<'a> {
 
     /// Has packets for peers leave the router's device by pairs, if they are decided. Nothing changes if that is so already.
     pub fn open_host(&mut self) -> Result<(), PairError> {
-        let index = self.netlink.link(&self.device)?.index;
+        let link = self.netlink.link(&self.device)?;
+        let queueing = Queueing::of(&mut self.netlink, &link)?;
+        self.is_held_back = queueing.is_some();
+        queueing.map_or(Ok(()), Err)?;
+        let index = link.index;
         if self.host_out.as_ref().is_some_and(|(before, _)| *before == index) {
             return Ok(());
         }
@@ -294,6 +339,26 @@ impl<'a> Pairs<'a> {
         let entry = self.hooks.enter(&mut self.netlink, &self.programs.host_out, index)?;
         self.host_out = Some((index, entry));
         Ok(())
+    }
+
+    /// Returns true if one of these interfaces may be the router's device, or one may be that it can become.
+    pub fn may_be_about_host(&self, changed: &BTreeSet<Index>) -> bool {
+        match &self.host_out {
+            Some((index, _)) => changed.contains(index),
+            None => self.is_held_back && !changed.is_empty(),
+        }
+    }
+
+    /// Returns true if there is something at the router's device from now on that packets would not go through, or nothing any more: then
+    /// [`Self::open_host`] has to be called anew.
+    pub fn has_host_changed(&mut self) -> bool {
+        let link = match (&self.host_out, self.is_held_back) {
+            (Some((index, _)), _) => self.netlink.link_at(*index),
+            (None, true) => self.netlink.link(&self.device),
+            (None, false) => return false,
+        };
+        let queueing = link.and_then(|link| Queueing::of(&mut self.netlink, &link));
+        queueing.is_ok_and(|queueing| queueing.is_some() != self.is_held_back)
     }
 
     /// Makes a pair for the peer with this device. It has to start ([`Self::has_started`]) before packets may go by it: whoever is
@@ -316,7 +381,7 @@ impl<'a> Pairs<'a> {
     /// Puts the programs on a pair, and sets it up.
     fn furnish(&mut self, index: Index, tun: &Tun, namespace: BorrowedFd<'_>) -> Result<Pair, PairError> {
         let up = LinkChange { up: Some(true), ..LinkChange::default() };
-        widen(&mut self.netlink, index)?;
+        widen(&mut self.netlink, index, Some(&note_of(&self.device)))?;
         let has_filters = self.hooks.attach(&mut self.netlink, &self.programs.host_in, index)?;
         if let Some(guard) = &mut self.guard {
             guard.add(index, &self.netlink.link_at(index)?.name)?;
@@ -326,9 +391,11 @@ impl<'a> Pairs<'a> {
             let notices = Notices::open(Subject::Links)?;
             let mut netlink = Netlink::open()?;
             let name = tun.current_name().map_err(PairError::Namespace)?;
-            let device = netlink.link(&name)?.index;
+            let link = netlink.link(&name)?;
+            Queueing::of(&mut netlink, &link)?.map_or(Ok(()), Err)?;
+            let device = link.index;
             self.places.set(index, device);
-            widen(&mut netlink, index)?;
+            widen(&mut netlink, index, None)?;
             hooks.attach(&mut netlink, &programs.peer_in, index)?;
             netlink.set_link(index, up)?;
             let entry = hooks.enter(&mut netlink, &programs.peer_out, device)?;
@@ -368,6 +435,12 @@ impl<'a> Pairs<'a> {
         FIRST_INDEX + u32::try_from(number).unwrap_or_default() * MAX_PAIRS + place
     }
 
+    /// Takes the notices about interfaces of the router's namespace, and returns the indexes of these. `None` if there were too many, so that
+    /// any may have changed.
+    pub fn take_host_notices(&self) -> Option<BTreeSet<Index>> {
+        self.notices.take_indexes()
+    }
+
     /// Examines a pair after notices about it.
     pub fn check(&mut self, pair: &Pair) -> Result<(), Damage> {
         self.ends(pair).map(drop)
@@ -383,21 +456,18 @@ impl<'a> Pairs<'a> {
         let found = self.within(there.as_fd(), || {
             let mut netlink = Netlink::open()?;
             match netlink.link_at(device) {
-                Ok(_) => Ok(Some((netlink.link_at(index)?, has_program(&mut netlink)?))),
+                Ok(link) => {
+                    let queueing = Queueing::of(&mut netlink, &link)?;
+                    Ok(Some((queueing, netlink.link_at(index)?, has_program(&mut netlink)?)))
+                }
                 Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
                 Err(error) => Err(error.into()),
             }
         })?;
-        let Some((other, is_programmed)) = found else { return Err(Damage::NoDevice) };
+        let Some((queueing, other, is_programmed)) = found else { return Err(Damage::NoDevice) };
+        queueing.map_or(Ok(()), Err)?;
         let ends = [other, self.netlink.link_at(index)?];
-        for end in &ends {
-            if !end.is_up {
-                return Err(Damage::Down);
-            }
-            if end.mtu != MTU {
-                return Err(Damage::Narrow(end.mtu));
-            }
-        }
+        ends.iter().try_for_each(is_whole)?;
         if is_programmed && has_program(&mut self.netlink)? { Ok(ends) } else { Err(Damage::Bare) }
     }
 
@@ -414,12 +484,7 @@ impl<'a> Pairs<'a> {
         let is_gone = |error: &NetlinkError| error.errno() == Some(Errno::ENODEV);
         let removed = match indexes[..] {
             [only] => self.netlink.remove_link(only),
-            _ => {
-                let trash = trash_of(self.group);
-                let moved = indexes.iter().map(|index| self.netlink.set_group(*index, trash));
-                let moved = moved.filter(|result| !result.as_ref().is_err_and(is_gone)).collect::<Result<(), _>>();
-                moved.and_then(|()| self.netlink.remove_group(trash))
-            }
+            _ => remove_together(&mut self.netlink, &indexes, trash_of(self.group)),
         };
         if let Err(error) = removed
             && !is_gone(&error)
@@ -464,10 +529,19 @@ impl<'a> Pairs<'a> {
     }
 }
 
-/// Has a new end take packets of any length, without an IPv6 address: the kernel would give it one, and announce that. Without IPv6 it
-/// doesn't.
-fn widen(netlink: &mut Netlink, index: Index) -> Result<(), PairError> {
-    netlink.set_link(index, LinkChange { mtu: Some(MTU), ..LinkChange::default() })?;
+/// Checks that an end takes all packets, as far as its interface shows.
+fn is_whole(end: &Link) -> Result<(), Damage> {
+    match end {
+        Link { is_up: false, .. } => Err(Damage::Down),
+        Link { mtu, .. } if *mtu != MTU => Err(Damage::Narrow(*mtu)),
+        _ => Ok(()),
+    }
+}
+
+/// Has a new end take packets of any length, with a note about it, without an IPv6 address: the kernel would give it one, and announce that.
+/// Without IPv6 it doesn't.
+fn widen(netlink: &mut Netlink, index: Index, note: Option<&str>) -> Result<(), PairError> {
+    netlink.set_link(index, LinkChange { mtu: Some(MTU), alias: note, ..LinkChange::default() })?;
     match netlink.generate_no_addresses(index) {
         Err(error) if !error.means_ipv6_is_off() => Err(error.into()),
         _ => Ok(()),

@@ -24,7 +24,7 @@ pub enum Request {
 /// What it is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reply {
-    /// The process that makes pairs has begun, and knows of none. It waits for [`Request::Begin`].
+    /// The process that makes pairs has begun, or has to begin anew. It waits for [`Request::Begin`].
     Started,
     /// All pairs are gone, and pairs can be made.
     Ready(Run),
@@ -41,7 +41,7 @@ pub enum Reply {
 pub enum Loss {
     /// It could not be made.
     Refused,
-    /// Something was done to it in the peer's namespace, or the device is gone from there.
+    /// Something was done to it in the peer's namespace or at the host, or the device is gone from there.
     Damaged,
     /// There are as many pairs as there may be.
     Full,
@@ -55,7 +55,7 @@ impl Loss {
     pub const fn text(self) -> &'static str {
         match self {
             Self::Refused => "no pair of devices could be made for it",
-            Self::Damaged => "its pair of devices was changed or removed in its namespace",
+            Self::Damaged => "its device, or its pair of devices, was changed or removed",
             Self::Full => "there are as many pairs of devices as there may be",
         }
     }

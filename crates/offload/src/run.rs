@@ -1,7 +1,7 @@
 //! The process that makes pairs. It is the one of a router's processes that keeps capabilities, so that it does little: it answers
 //! messages of one length from the router's process, and looks after the pairs that it has made.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,7 +22,8 @@ use super::protocol::{Loss, MESSAGE_LEN, Reply, Request, Run, Token};
 /// How many messages are taken at once. Pairs that are to be removed are removed together.
 const MESSAGES: usize = 64;
 
-/// How long notices about a namespace are left alone after its pair was looked at: whoever is root there can cause as many as he likes.
+/// How long notices about a namespace are left alone after its pair was looked at: whoever is root there can cause as many as he likes, also
+/// about the end at the host.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// After how long a new pair is looked at again that doesn't send packets yet: at first, and at the longest. Each time it is twice as long.
@@ -101,6 +102,7 @@ impl fmt::Display for Notice {
 /// What epoll tells of; all other numbers are indexes of pairs, which are above these.
 const ROUTER: u64 = 0;
 const MASTER: u64 = 1;
+const HOST: u64 = 2;
 
 /// Does its work until the master ends, or the router's end of the socket is closed. `confine` is called once, when everything is open that
 /// a file leads to; `beat` in each turn, and says when at the latest the next one begins.
@@ -115,7 +117,9 @@ pub fn run(
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, ROUTER))?;
         epoll.add(&master, EpollEvent::new(EpollFlags::EPOLLIN, MASTER))?;
-        Ok::<_, io::Error>((epoll, Pairs::new(&maps, &programs, hooks, &device, guard)?))
+        let pairs = Pairs::new(&maps, &programs, hooks, &device, guard)?;
+        epoll.add(&pairs, EpollEvent::new(EpollFlags::EPOLLIN, HOST))?;
+        Ok::<_, io::Error>((epoll, pairs))
     };
     let (epoll, pairs) = match begin() {
         Ok(begun) => begun,
@@ -131,8 +135,12 @@ pub fn run(
         known: HashMap::new(),
         tokens: HashMap::new(),
         quiet: Vec::new(),
+        is_host_suspect: false,
+        suspects: BTreeSet::new(),
+        suspects_from: Instant::now(),
         starting: Vec::new(),
         log,
+        unable: None,
         told: None,
         untold: 0,
     };
@@ -161,9 +169,16 @@ struct Maker<'a, L> {
     tokens: HashMap<u64, Token>,
     /// Pairs whose notices are left alone, and until when; the first ones first.
     quiet: Vec<(Instant, Token)>,
+    /// True if something was done to the router's device.
+    is_host_suspect: bool,
+    /// Indexes of pairs whose ends at the host have changed, and from when on they are looked at.
+    suspects: BTreeSet<u64>,
+    suspects_from: Instant,
     /// New pairs that don't send packets yet.
     starting: Vec<Starting>,
     log: L,
+    /// Why there can be no pairs, as it was told.
+    unable: Option<String>,
     told: Option<Instant>,
     untold: u64,
 }
@@ -177,7 +192,8 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
         loop {
             let next_beat = beat();
             let quiet = self.quiet.first().map(|(until, _)| *until);
-            let next_look = quiet.into_iter().chain(self.starting.iter().map(|it| it.next_look)).min();
+            let suspects = (!self.suspects.is_empty()).then_some(self.suspects_from);
+            let next_look = quiet.into_iter().chain(suspects).chain(self.starting.iter().map(|it| it.next_look)).min();
             let next_look = next_look.map(|next| next.saturating_duration_since(Instant::now()));
             let timeout = [next_beat, next_look].into_iter().flatten().min();
             // One millisecond is added, so that the time has come at the wake-up.
@@ -193,13 +209,17 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
                 let result = match event.data() {
                     ROUTER => self.take_messages(),
                     MASTER => return End::Master,
+                    HOST => {
+                        self.hear_of_host();
+                        Ok(())
+                    }
                     index => self.look_at(index),
                 };
                 if let Err(end) = result {
                     return end;
                 }
             }
-            if let Err(end) = self.end_quiet().and_then(|()| self.look_at_starting()) {
+            if let Err(end) = self.look_around() {
                 return end;
             }
         }
@@ -246,9 +266,17 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
         let result =
             self.pairs.clear(earlier).and_then(|()| self.pairs.clear_maps()).and_then(|()| self.pairs.open_host());
         match result {
-            Ok(()) => self.reply(Reply::Ready(run)),
+            Ok(()) => {
+                self.unable = None;
+                self.reply(Reply::Ready(run))
+            }
             Err(error) => {
-                (self.log)(&Notice::Unable(error));
+                // Each router's process asks, and once more if this process has begun after it.
+                let why = error.to_string();
+                if self.unable.as_ref() != Some(&why) {
+                    (self.log)(&Notice::Unable(error));
+                    self.unable = Some(why);
+                }
                 self.reply(Reply::Unable(run))
             }
         }
@@ -272,6 +300,8 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
         });
         match made {
             Ok(pair) => {
+                // What this has caused itself is no news.
+                self.hear_of_host();
                 self.tokens.insert(pair.index().into(), token);
                 self.known.insert(token, pair);
                 self.starting.push(Starting { token, next_look: Instant::now(), pause: FIRST_START_POLL });
@@ -282,6 +312,51 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
                 self.reply(Reply::Lost(run, token, Loss::Refused))
             }
         }
+    }
+
+    /// Looks at everything whose time has come.
+    fn look_around(&mut self) -> Result<(), End> {
+        self.look_at_host()?;
+        self.end_quiet()?;
+        self.look_at_starting()?;
+        self.look_at_suspects()
+    }
+
+    /// Notes what has changed at the host: of most of this, the peers' namespaces tell nothing.
+    fn hear_of_host(&mut self) {
+        let Some(changed) = self.pairs.take_host_notices() else {
+            self.is_host_suspect = true;
+            self.suspects.extend(self.tokens.keys());
+            return;
+        };
+        self.is_host_suspect |= self.pairs.may_be_about_host(&changed);
+        self.suspects.extend(changed.into_iter().map(u64::from).filter(|index| self.tokens.contains_key(index)));
+    }
+
+    /// Looks at the router's device, if something was done to it. Nobody but the host's administrators can cause that.
+    fn look_at_host(&mut self) -> Result<(), End> {
+        if !std::mem::take(&mut self.is_host_suspect) || self.run.is_none() || !self.pairs.has_host_changed() {
+            return Ok(());
+        }
+        // The router's process begins anew then, and takes back its verdicts before the pairs go.
+        self.run = None;
+        self.reply(Reply::Started)
+    }
+
+    /// Looks at some pairs whose ends at the host have changed, if their time has come.
+    fn look_at_suspects(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if self.suspects.is_empty() || now < self.suspects_from {
+            return Ok(());
+        }
+        for _ in 0..MESSAGES {
+            let Some(index) = self.suspects.pop_first() else { break };
+            self.look_at(index)?;
+        }
+        if self.suspects.is_empty() {
+            self.suspects_from = now + QUIET;
+        }
+        Ok(())
     }
 
     /// Looks at a pair after notices about its namespace.
@@ -349,6 +424,7 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
     fn forget(&mut self, token: Token) -> Option<Pair> {
         let pair = self.known.remove(&token)?;
         self.tokens.remove(&pair.index().into());
+        self.suspects.remove(&pair.index().into());
         self.starting.retain(|it| it.token != token);
         Some(pair)
     }
@@ -356,6 +432,7 @@ impl<L: Fn(&Notice)> Maker<'_, L> {
     fn forget_all(&mut self) -> Vec<Pair> {
         self.tokens.clear();
         self.quiet.clear();
+        self.suspects.clear();
         self.starting.clear();
         self.known.drain().map(|(_, pair)| pair).collect()
     }

@@ -2,6 +2,7 @@
 //! and entering these CAP_SYS_ADMIN (setns(2)). That one could do nearly everything, so that the system calls are the limit here: it may
 //! enter network namespaces, make netlink sockets there, attach the programs that the master has loaded, and no more.
 
+use caps::CapSet;
 use syscalls::Sysno;
 use tuntap_sys::sandbox::common::{
     CLOCKS, END, FILES, MEMORY, OWN, RANDOM, SOCKET_KIND, WAITING, is, is_c, masked, request,
@@ -12,6 +13,13 @@ use nix::libc;
 
 /// The capabilities that the process keeps.
 pub const CAPABILITIES: [Capability; 2] = [Capability::CAP_NET_ADMIN, Capability::CAP_SYS_ADMIN];
+
+/// Those of [`CAPABILITIES`] that the calling thread lacks. Who has CAP_SYS_ADMIN may make maps and load programs, too
+/// (capabilities(7), CAP_BPF and CAP_PERFMON).
+pub fn missing_capabilities() -> Vec<Capability> {
+    let is_missing = |one: &Capability| !caps::has_cap(None, CapSet::Effective, *one).unwrap_or(false);
+    CAPABILITIES.into_iter().filter(is_missing).collect()
+}
 
 /// Messages of the router's process, netlink, log lines.
 const TRAFFIC: &[Sysno] = &[

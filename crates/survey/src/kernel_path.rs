@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::sys::utsname::uname;
-use tuntap_sys::bpf::can_wait_for_programs;
+use tuntap_sys::bpf::{Map, MapKind, can_wait_for_programs};
+use tuntap_sys::netlink::{Netlink, Queueing};
 
 /// The kernel's description of its own types.
 pub const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -22,6 +24,8 @@ pub struct BpfFacts {
     pub has_barrier: bool,
     /// `kernel.unprivileged_bpf_disabled`; `None` if the kernel has no bpf(2).
     pub unprivileged_disabled: Option<u8>,
+    /// How the kernel refuses a map to this process. `None` if it makes one.
+    pub refusal: Option<Errno>,
 }
 
 /// Looks at the machine.
@@ -34,7 +38,15 @@ pub fn bpf() -> BpfFacts {
         has_barrier: can_wait_for_programs(),
         is_locked: lockdown.contains("[confidentiality]"),
         unprivileged_disabled: disabled.and_then(|text| text.trim().parse().ok()),
+        refusal: Map::new(c"tuntap_doctor", MapKind::Words, size_of::<u32>(), size_of::<u64>(), 1).err(),
     }
+}
+
+/// Returns what is at a device that packets in the kernel would pass by. `None` if there is nothing, or no such device.
+pub fn queueing(device: &str) -> Option<Queueing> {
+    let mut netlink = Netlink::open().ok()?;
+    let link = netlink.link(device).ok()?;
+    Queueing::of(&mut netlink, &link).ok().flatten()
 }
 
 /// Reads the first two numbers of a release such as `6.12.43+deb13-amd64`.

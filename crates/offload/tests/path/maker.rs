@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -11,7 +11,7 @@ use tuntap_offload::pairs::Hooks;
 use tuntap_offload::programs::Programs;
 use tuntap_offload::protocol::{Loss, MESSAGE_LEN, Reply, Request, Run, Token};
 use tuntap_offload::verdicts::Verdicts;
-use tuntap_offload::{Config, run};
+use tuntap_offload::{Config, Notice, run};
 use tuntap_sys::netlink::Netlink;
 use tuntap_sys::socket::{message_pair, recv, send_with_descriptor};
 use tuntap_sys::tun::Tun;
@@ -26,9 +26,12 @@ struct Maker {
     socket: OwnedFd,
     maps: Arc<Maps>,
     _master: std::io::PipeWriter,
-    _device: Tun,
+    host: Namespace,
+    device: Option<Tun>,
     turns: Receiver<()>,
     next: SyncSender<()>,
+    /// Lines for the log.
+    told: Receiver<String>,
     /// How many pairs there were at the end of the last turn.
     pairs: usize,
 }
@@ -43,7 +46,7 @@ impl Maker {
         let programs = Programs::load(&maps).expect("the verifier agrees");
         let (socket, other) = message_pair().expect("sockets");
         let (reader, writer) = std::io::pipe().expect("a pipe");
-        let ((turn, turns), (next, may_go)) = (sync_channel(0), sync_channel(0));
+        let ((turn, turns), (next, may_go), (tell, told)) = (sync_channel(0), sync_channel(0), channel());
         let device_name = ROUTER.to_owned();
         let config = Config {
             maps: Arc::clone(&maps),
@@ -61,9 +64,11 @@ impl Maker {
                 let _ = may_go.recv();
                 Some(Duration::from_millis(1))
             };
-            run(config, || (), |_| (), beat)
+            let log = |notice: &Notice| drop(tell.send(notice.to_string()));
+            run(config, || (), log, beat)
         });
-        let mut maker = Self { socket, maps, _master: writer, _device: device, turns, next, pairs: 0 };
+        let device = Some(device);
+        let mut maker = Self { socket, maps, _master: writer, host, device, turns, next, told, pairs: 0 };
         assert_eq!(maker.turn(), [Reply::Started]);
         maker.ask(Request::Begin(RUN), None);
         assert_eq!(maker.turn(), [Reply::Ready(RUN)]);
@@ -161,4 +166,92 @@ fn pair_that_is_set_down_while_it_starts_is_lost() {
     });
     maker.ask(Request::Make(RUN, TOKEN), Some(&peer));
     until("there is another one", || maker.turn().iter().any(|reply| matches!(reply, Reply::Made(RUN, TOKEN, _))));
+}
+
+/// Each router's process asks whether there can be pairs. Why there can't is told once.
+#[test]
+fn reason_why_there_are_no_pairs_is_told_once() {
+    let mut maker = Maker::start();
+    for round in [10, 20] {
+        maker.device = None;
+        for run in [round, round + 1] {
+            maker.ask(Request::Begin(run), None);
+            until("it says that there are none", || maker.turn() == [Reply::Unable(run)]);
+        }
+        let told: Vec<_> = maker.told.try_iter().collect();
+        assert!(matches!(&told[..], [line] if line.starts_with("there is no path in the kernel: ")), "{told:?}");
+        maker.device = Some(maker.host.device(ROUTER, &[]));
+        maker.ask(Request::Begin(round + 2), None);
+        until("there are some again", || maker.turn() == [Reply::Ready(round + 2)]);
+    }
+}
+
+/// Who looks after the host's interfaces may take a pair's program away with those of others. Packets must not go on into such a pair.
+#[test]
+fn pair_that_is_damaged_at_the_host_is_lost() {
+    const TOKEN: Token = 6;
+    let mut maker = Maker::start();
+    let peer = Peer::new(["10.77.0.2", "fd00:77::2"]);
+    for damage in ["tc qdisc del dev tv0 clsact", "tc filter del dev tv0 ingress", "ip link set tv0 mtu 1000"] {
+        maker.ask(Request::Make(RUN, TOKEN), Some(&peer));
+        until("there is a pair", || maker.turn().iter().any(|reply| matches!(reply, Reply::Made(RUN, TOKEN, _))));
+        // It is whole, whatever the kernel tells late of its beginning.
+        for _ in 0..10 {
+            assert_eq!(maker.turn(), []);
+        }
+        let words: Vec<_> = damage.split(' ').collect();
+        assert!(std::process::Command::new(words[0]).args(&words[1..]).status().expect("it starts").success());
+        until(damage, || maker.turn().contains(&Reply::Lost(RUN, TOKEN, Loss::Damaged)));
+        until("it is removed", || {
+            maker.turn();
+            maker.pairs == 0
+        });
+    }
+}
+
+/// Runs tc(8) in the namespace of the calling thread.
+fn tc(arguments: &str) {
+    let status = std::process::Command::new("sh").args(["-c", &format!("tc {arguments}")]).status();
+    assert!(status.expect("sh starts").success(), "{arguments}");
+}
+
+/// Packets in the kernel pass by the queues of TUN devices, and by filters behind our program. So there must be none that hold some back.
+#[test]
+fn devices_with_queueing_or_filters_have_no_pairs() {
+    const TOKEN: Token = 7;
+    let add = |device: &str, what: &str| {
+        if what == "root" {
+            return tc(&format!("qdisc add dev {device} root tbf rate 1mbit burst 10kb latency 50ms"));
+        }
+        tc(&format!("qdisc add dev {device} clsact"));
+        tc(&format!("filter add dev {device} egress bpf bytecode '1,6 0 0 0,'"));
+    };
+    let free = |device: &str, what: &str| tc(&format!("qdisc del dev {device} {what}"));
+    let mut maker = Maker::start();
+    let peer = Peer::new(["10.77.0.2", "fd00:77::2"]);
+    let until_made = |maker: &mut Maker, run| {
+        maker.ask(Request::Make(run, TOKEN), Some(&peer));
+        until("there is a pair", || maker.turn().iter().any(|it| matches!(it, Reply::Made(a, TOKEN, _) if *a == run)));
+    };
+    until_made(&mut maker, RUN);
+    for (run, what) in (RUN..).step_by(2).zip(["root", "clsact"]) {
+        // At the peer's device: while there is a pair, and before there is one.
+        peer.namespace.within(|| add("uwsgi0", what));
+        until("it is lost", || maker.turn().contains(&Reply::Lost(run, TOKEN, Loss::Damaged)));
+        maker.ask(Request::Make(run, TOKEN), Some(&peer));
+        until("it is refused", || maker.turn().contains(&Reply::Lost(run, TOKEN, Loss::Refused)));
+        peer.namespace.within(|| free("uwsgi0", what));
+        until_made(&mut maker, run);
+        // At the router's device.
+        add(ROUTER, what);
+        until("it wants to begin anew", || maker.turn().contains(&Reply::Started));
+        maker.ask(Request::Begin(run + 1), None);
+        until("it can't", || maker.turn().contains(&Reply::Unable(run + 1)));
+        assert_eq!(maker.pairs, 0);
+        free(ROUTER, what);
+        until("it wants to begin anew", || maker.turn().contains(&Reply::Started));
+        maker.ask(Request::Begin(run + 2), None);
+        until("it can", || maker.turn().contains(&Reply::Ready(run + 2)));
+        until_made(&mut maker, run + 2);
+    }
 }

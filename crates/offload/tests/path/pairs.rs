@@ -7,7 +7,7 @@ use caps::{CapSet, Capability};
 use nix::errno::Errno;
 use tuntap_offload::guard::Guard;
 use tuntap_offload::maps::Maps;
-use tuntap_offload::pairs::{Damage, Hooks, PairError, Pairs, group_of};
+use tuntap_offload::pairs::{Damage, Hooks, PairError, Pairs, group_of, remove_all};
 use tuntap_offload::programs::Programs;
 use tuntap_sys::netlink::{Netlink, Veth};
 use tuntap_sys::tun::Tun;
@@ -157,6 +157,26 @@ fn next_process_removes_what_an_earlier_one_has_left() {
     peer.namespace.within(|| assert!(!ip("-o link show").contains("tv0")));
     let pair = next.make(peer.descriptor()).expect("it works on");
     next.check(&pair).expect("nothing is wrong");
+}
+
+/// Groups are fewer than names of devices.
+#[test]
+fn pairs_of_a_router_in_the_same_group_stay() {
+    let mut world = World::new(Hooks::of_kernel());
+    let pair = world.pair();
+    let is_same = |name: &String| group_of(name) == group_of(ROUTER);
+    let other = (0..10_000_000).map(|number| format!("r{number}")).find(is_same).expect("one in 65,536");
+    let programs = Programs::load(world.maps).expect("the verifier agrees");
+    // Its maps are those of the first one: what it changes there is not what this test is about.
+    let mut second = Pairs::new(world.maps, &programs, Hooks::of_kernel(), &other, None).expect("netlink");
+    let of_second = second.make(world.peer.descriptor()).expect("a pair");
+    second.clear([of_second]).expect("removed");
+    remove_all(&other).expect("there is none");
+    world.pairs.check(&pair).expect("it is still there");
+    let shown = ip("link show dev tv0");
+    assert!(shown.contains(&format!("alias uwsgi-tuntap {ROUTER}")), "{shown}");
+    remove_all(ROUTER).expect("removed");
+    assert!(matches!(world.pairs.check(&pair), Err(Damage::Missing(_))));
 }
 
 #[test]

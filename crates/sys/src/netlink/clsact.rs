@@ -59,6 +59,18 @@ impl Netlink {
         }
     }
 
+    /// Returns true if there are filters of others.
+    pub fn has_other_filters(&mut self, device: u32, hook: Hook) -> Result<bool, NetlinkError> {
+        let mut wanted = message(device, TcFilterBpf::KIND)?;
+        wanted.attributes.clear();
+        wanted.header.parent = parent(hook);
+        let filters = self.0.list(RouteNetlinkMessage::GetTrafficFilter(wanted), || {
+            format!("listing the packet filters of interface {device}")
+        })?;
+        let is_other = |filter: &RouteNetlinkMessage| matches!(filter, RouteNetlinkMessage::NewTrafficFilter(filter) if filter.header.info >> 16 != u32::from(PRIORITY));
+        Ok(filters.iter().any(is_other))
+    }
+
     /// Removes the filter. There may be none.
     pub fn remove_filter(&mut self, device: u32, hook: Hook) -> Result<(), NetlinkError> {
         let filter = filter(device, hook)?;
@@ -79,16 +91,18 @@ fn message(device: u32, kind: &str) -> Result<TcMessage, NetlinkError> {
     Ok(message)
 }
 
+const fn parent(hook: Hook) -> TcHandle {
+    let minor = match hook {
+        Hook::Ingress => TcHandle::MIN_INGRESS,
+        Hook::Egress => TcHandle::MIN_EGRESS,
+    };
+    TcHandle { major: u16::MAX, minor }
+}
+
 fn filter(device: u32, hook: Hook) -> Result<TcMessage, NetlinkError> {
     let mut message = message(device, TcFilterBpf::KIND)?;
     message.header.handle = TcHandle::from(HANDLE);
-    message.header.parent = TcHandle {
-        major: u16::MAX,
-        minor: match hook {
-            Hook::Ingress => TcHandle::MIN_INGRESS,
-            Hook::Egress => TcHandle::MIN_EGRESS,
-        },
-    };
+    message.header.parent = parent(hook);
     message.header.info = u32::from(PRIORITY) << 16 | u32::from(ALL_PROTOCOLS);
     Ok(message)
 }
@@ -125,11 +139,13 @@ mod tests {
             };
             assert_eq!(arrives(), Ok(1));
             for hook in [Hook::Ingress, Hook::Egress] {
+                assert!(!netlink.has_other_filters(LOOPBACK, hook).expect("an answer"), "{hook:?}");
                 for _ in 0..2 {
                     netlink.add_filter(&drop_all, LOOPBACK, hook).expect("a filter");
                 }
                 assert_eq!(arrives(), Err(ErrorKind::WouldBlock), "{hook:?}");
                 assert!(netlink.has_filter(LOOPBACK, hook).expect("an answer"), "{hook:?}");
+                assert!(!netlink.has_other_filters(LOOPBACK, hook).expect("an answer"), "{hook:?}");
                 for _ in 0..2 {
                     netlink.remove_filter(LOOPBACK, hook).expect("removed, or gone already");
                 }

@@ -34,6 +34,9 @@ const ERROR_MESSAGE: u16 = 1;
 /// struct nlmsghdr of linux/netlink.h, in bytes.
 const HEADER_LEN: usize = 16;
 
+/// Bytes behind the header that [`Connection::take`] shows.
+const SHOWN_LEN: usize = 8;
+
 /// An open socket of one netlink protocol, whose messages are `M`.
 #[derive(Debug)]
 pub struct Connection<M> {
@@ -87,6 +90,23 @@ impl<M> Connection<M> {
             }
         }
         any
+    }
+
+    /// Takes what has arrived, without waiting, and shows the start of each message behind its header. Returns false if there was more than
+    /// the socket's buffer holds (ENOBUFS), or than is taken at once.
+    pub fn take(&self, mut show: impl FnMut(&[u8])) -> bool {
+        let mut is_complete = true;
+        for _ in 0..MAX_DISCARDED {
+            let mut start = [0; HEADER_LEN + SHOWN_LEN];
+            match recv(self.socket.as_raw_fd(), &mut start, MsgFlags::MSG_DONTWAIT) {
+                Ok(len) => show(start[..len].get(HEADER_LEN..).unwrap_or_default()),
+                Err(Errno::EAGAIN) => return is_complete,
+                Err(Errno::EINTR) => {}
+                // The kernel reports an error of the socket once.
+                Err(_) => is_complete = false,
+            }
+        }
+        false
     }
 
     /// The socket.

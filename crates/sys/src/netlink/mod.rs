@@ -8,12 +8,14 @@ pub mod conntrack;
 mod error;
 pub mod nftables;
 mod notices;
+mod queueing;
 mod route;
 mod veth;
 mod watch;
 
 pub use error::NetlinkError;
 pub use notices::{Notices, Subject};
+pub use queueing::Queueing;
 pub use route::{InterfaceAddress, Link, LinkChange, Netlink, Route};
 pub use veth::Veth;
 pub use watch::AddressWatch;

@@ -1,5 +1,6 @@
 //! Notifications of the kernel that interfaces, addresses or forwarding have changed (rtnetlink(7)).
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_route::RouteNetlinkMessage;
@@ -7,6 +8,10 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::connection::Connection;
 use super::error::NetlinkError;
+
+/// Where messages of linux/rtnetlink.h about interfaces, and about their queueing disciplines and packet filters, have the index, behind
+/// struct nlmsghdr.
+const INDEX_AT: usize = 4;
 
 /// What notifications are about, as multicast groups of linux/rtnetlink.h. Routes are not among them: where a routing daemon
 /// runs, they change by the thousand.
@@ -55,6 +60,17 @@ impl Notices {
     pub fn take(&self) -> bool {
         self.0.discard()
     }
+
+    /// Takes notifications about [`Subject::Links`] that have arrived. Returns the indexes of the interfaces that they are about.
+    /// `None` if some were lost, so that they may have been about any.
+    pub fn take_indexes(&self) -> Option<BTreeSet<u32>> {
+        let mut indexes = BTreeSet::new();
+        let is_complete = self.0.take(|message| {
+            // It is at the same place in struct ifinfomsg and in struct tcmsg.
+            indexes.extend(message.get(INDEX_AT..).and_then(<[u8]>::first_chunk).copied().map(u32::from_ne_bytes));
+        });
+        is_complete.then_some(indexes)
+    }
 }
 
 impl AsFd for Notices {
@@ -98,6 +114,36 @@ mod tests {
                 }
             }
             assert!(notices.take(), "an overflow is a notice");
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
+    #[test]
+    fn interfaces_that_have_changed_are_named() {
+        let thread = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("needs root");
+            let notices = Notices::open(Subject::Links).expect("netlink");
+            let mut netlink = Netlink::open().expect("netlink");
+            assert_eq!(notices.take_indexes(), Some(BTreeSet::new()));
+            netlink.set_link(1, LinkChange { up: Some(true), ..LinkChange::default() }).expect("up");
+            assert_eq!(notices.take_indexes(), Some(BTreeSet::from([1])));
+            let tc = |arguments: &str| {
+                let status = std::process::Command::new("tc").args(arguments.split(' ')).status();
+                assert!(status.expect("tc of iproute2 starts").success(), "{arguments}");
+            };
+            for arguments in ["qdisc add dev lo clsact", "qdisc del dev lo clsact"] {
+                tc(arguments);
+                assert_eq!(notices.take_indexes(), Some(BTreeSet::from([1])), "{arguments}");
+            }
+            // More than a receive buffer holds.
+            for number in 0..4000 {
+                let change = LinkChange { tx_queue_len: Some(1000 + number), ..LinkChange::default() };
+                netlink.set_link(1, change).expect("a change");
+            }
+            assert_eq!(notices.take_indexes(), None);
+            assert_eq!(notices.take_indexes(), Some(BTreeSet::new()));
         });
         if let Err(panic) = thread.join() {
             std::panic::resume_unwind(panic);

@@ -43,17 +43,25 @@ pub struct Link {
     /// The routing table of a VRF device; `None` for other devices. Packets of other devices are not looked up in it
     /// (Documentation/networking/vrf.rst).
     pub vrf_table: Option<u32>,
+    /// The queueing discipline at its root (tc(8)); empty if the kernel doesn't tell.
+    pub queueing: String,
+    /// The group that it is in (ip-link(8)); 0 if it was put into no other one.
+    pub group: u32,
+    /// What somebody has noted about it (`alias` of ip-link(8)); empty if there is nothing.
+    pub alias: String,
 }
 
 /// Changes to an interface; `None` leaves a property as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LinkChange {
+pub struct LinkChange<'a> {
     /// Administratively up, or down.
     pub up: Option<bool>,
     /// Longest packet, in bytes.
     pub mtu: Option<u32>,
     /// Most packets that wait to be sent.
     pub tx_queue_len: Option<u32>,
+    /// A note about it, of 255 bytes at most.
+    pub alias: Option<&'a str>,
 }
 
 /// An address of an interface.
@@ -133,7 +141,7 @@ impl Netlink {
     }
 
     /// Changes an interface.
-    pub fn set_link(&mut self, index: u32, change: LinkChange) -> Result<(), NetlinkError> {
+    pub fn set_link(&mut self, index: u32, change: LinkChange<'_>) -> Result<(), NetlinkError> {
         let mut message = LinkMessage::default();
         message.header.index = index;
         if let Some(up) = change.up {
@@ -142,6 +150,7 @@ impl Netlink {
         }
         message.attributes.extend(change.mtu.map(LinkAttribute::Mtu));
         message.attributes.extend(change.tx_queue_len.map(LinkAttribute::TxQueueLen));
+        message.attributes.extend(change.alias.map(|alias| LinkAttribute::IfAlias(alias.to_owned())));
         self.0.change(RouteNetlinkMessage::SetLink(message), 0, || {
             let part = |name: &str, value: Option<u32>| value.map(|value| format!(" {name} {value}"));
             let up = change.up.map(|up| if up { " up" } else { " down" }.to_owned());
@@ -303,14 +312,29 @@ pub(super) fn link(answer: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(message) = answer else { return None };
     let is_up = message.header.flags.contains(LinkFlags::Up);
     let index = message.header.index;
-    let mut link =
-        Link { index, name: String::new(), mtu: 0, tx_queue_len: 0, is_up, is_active: false, vrf_table: None };
+    let mut link = Link {
+        index,
+        name: String::new(),
+        mtu: 0,
+        tx_queue_len: 0,
+        is_up,
+        is_active: false,
+        vrf_table: None,
+        queueing: String::new(),
+        group: 0,
+        alias: String::new(),
+    };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::TxQueueLen(len) => link.tx_queue_len = len,
-            LinkAttribute::Qdisc(name) => link.is_active = is_up && name != NO_QUEUEING,
+            LinkAttribute::Qdisc(name) => {
+                link.is_active = is_up && name != NO_QUEUEING;
+                link.queueing = name;
+            }
+            LinkAttribute::Group(group) => link.group = group,
+            LinkAttribute::IfAlias(alias) => link.alias = alias,
             LinkAttribute::LinkInfo(parts) => link.vrf_table = parts.iter().find_map(vrf_table),
             _ => {}
         }
@@ -415,11 +439,13 @@ mod tests {
         in_new_namespace(|mut netlink| {
             let before = netlink.link("lo").expect("lo");
             assert_eq!((before.index, before.name.as_str(), before.is_up), (LOOPBACK, "lo", false));
-            let change = LinkChange { up: Some(true), mtu: Some(9000), tx_queue_len: Some(77) };
+            let change = LinkChange { up: Some(true), mtu: Some(9000), tx_queue_len: Some(77), alias: Some("a note") };
             for _ in 0..2 {
                 netlink.set_link(LOOPBACK, change).expect("a change");
             }
-            let wanted = Link { mtu: 9000, tx_queue_len: 77, is_up: true, is_active: true, ..before };
+            let alias = "a note".to_owned();
+            let queueing = "noqueue".to_owned();
+            let wanted = Link { mtu: 9000, tx_queue_len: 77, is_up: true, is_active: true, queueing, alias, ..before };
             assert_eq!(netlink.link("lo").expect("lo"), wanted);
             netlink.set_link(LOOPBACK, LinkChange { up: Some(false), ..LinkChange::default() }).expect("a change");
             assert_eq!(netlink.link("lo").expect("lo"), Link { is_up: false, is_active: false, ..wanted.clone() });
