@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use crate::common::emperor::{EMPEROR, Emperor, V1, V2};
 use crate::common::link::Connection;
 use crate::common::netns::Netns;
-use crate::common::processes::send;
+use crate::common::processes::{descriptors, send};
 use crate::common::wait;
 use crate::world::{Datagrams, V1_6, V2_6, emperor, start, vassal};
 
@@ -90,6 +90,51 @@ fn pairs_are_guarded_after_deaths_and_reloads() {
     emperor.signal(Signal::SIGINT);
     emperor.wait_for_exit();
     assert_nothing_left(&emperor.netns);
+}
+
+/// Whoever has the maps, or the sockets by which they are changed and pairs asked for, can have packets pass.
+#[test]
+fn maps_and_their_sockets_are_open_in_no_vassal() {
+    let emperor = start(emperor());
+    let ini = vassal("v1", V1, V1_6);
+    emperor.start_attached(&ini);
+    let open = |pid: i32, kind: &str| -> BTreeSet<String> {
+        descriptors(pid).into_iter().filter(|target| target.starts_with(kind)).collect()
+    };
+    let count = |pid: i32| descriptors(pid).iter().filter(|target| target.contains("bpf-map")).count();
+    let mut maps = None;
+    for what in ["start", "router", "reload"] {
+        if what == "router" {
+            emperor.kill_router();
+        }
+        if what == "reload" {
+            let (mark, before) = (emperor.log.mark(), pair_processes(&emperor).len());
+            emperor.signal(Signal::SIGHUP);
+            emperor.wait_until_ready(mark, "v1");
+            wait::until_true("there is a new one", wait::LONG, || pair_processes(&emperor).len() > before);
+        }
+        let net = emperor.vassal_net("v1");
+        Datagrams::open(&net, V1, &emperor.netns, EMPEROR).until_in_kernel(&net);
+        let pair_process = *pair_processes(&emperor).last().expect("there is one");
+        let those = [emperor.master_pid(), emperor.router_pid(), pair_process];
+        let counts = those.map(count);
+        assert_eq!(counts, [*maps.get_or_insert(counts[0]); 3], "{what}");
+        assert!(counts[0] > 0, "{what}");
+        // Both ends of the clerk's sockets, and one of the other pair.
+        let shared = those.map(|pid| open(pid, "socket:"));
+        let shared: BTreeSet<_> = shared[1].intersection(&shared[2]).filter(|it| shared[0].contains(*it)).collect();
+        assert!(shared.len() >= 2, "{what}: {shared:?}");
+        // The Emperor's process has all that the master has.
+        let known = [those.as_slice(), &[emperor.emperor_pid()]].concat();
+        let members = emperor.family().members().into_iter().map(|it| it.pid);
+        let others: Vec<_> = members.filter(|pid| !known.contains(pid)).collect();
+        assert!(others.contains(&emperor.vassal_pid("v1").expect("it runs")), "{what}: {others:?}");
+        for pid in others {
+            assert_eq!(open(pid, "anon_inode:bpf"), BTreeSet::new(), "{what}: {pid}");
+            let found = open(pid, "socket:");
+            assert!(shared.iter().all(|socket| !found.contains(*socket)), "{what}: {pid} has one of {shared:?}");
+        }
+    }
 }
 
 #[test]
