@@ -223,10 +223,14 @@ fn devices_with_queueing_or_filters_have_no_pairs() {
         if what == "root" {
             return tc(&format!("qdisc add dev {device} root tbf rate 1mbit burst 10kb latency 50ms"));
         }
-        tc(&format!("qdisc add dev {device} clsact"));
-        tc(&format!("filter add dev {device} egress bpf bytecode '1,6 0 0 0,'"));
+        // Without TCX it is there already, for our own filter.
+        tc(&format!("qdisc replace dev {device} clsact"));
+        tc(&format!("filter add dev {device} egress pref 100 bpf bytecode '1,6 0 0 0,'"));
     };
-    let free = |device: &str, what: &str| tc(&format!("qdisc del dev {device} {what}"));
+    let free = |device: &str, what: &str| match what {
+        "root" => tc(&format!("qdisc del dev {device} root")),
+        _ => tc(&format!("filter del dev {device} egress pref 100")),
+    };
     let mut maker = Maker::start();
     let peer = Peer::new(["10.77.0.2", "fd00:77::2"]);
     let until_made = |maker: &mut Maker, run| {
