@@ -250,12 +250,13 @@ impl Emperor {
         self.pid()
     }
 
-    /// The process that spawns vassals.
+    /// The process that spawns vassals: uWSGI starts it before the router's processes. Pids don't say that, for they begin anew at the end.
     #[track_caller]
     pub fn emperor_pid(&self) -> i32 {
         let router = self.router_pid();
         let children = self.family().children_of(self.master_pid());
-        children.iter().find(|child| child.pid != router).expect("the master has an Emperor as its child").pid
+        let others = children.iter().map(|child| child.pid).filter(|pid| *pid != router);
+        others.min_by_key(|pid| processes::started(*pid)).expect("the master has an Emperor as its child")
     }
 
     /// Another uWSGI of the same binary, in the namespaces of this one.

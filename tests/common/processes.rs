@@ -107,6 +107,12 @@ pub fn is_alive(pid: i32) -> bool {
     state(pid).is_some_and(|state| state != 'Z' && state != 'X')
 }
 
+/// When a process was started, in clock ticks since the boot (proc_pid_stat(5)); the greatest number if it is gone.
+pub fn started(pid: i32) -> u64 {
+    // The text begins with the third field, and this is the 22nd one.
+    after_name(pid).and_then(|stat| stat.split_whitespace().nth(22 - 3)?.parse().ok()).unwrap_or(u64::MAX)
+}
+
 /// CPU time that a process has used.
 pub fn cpu_time(pid: i32) -> Duration {
     let ticks: u64 = after_name(pid)
