@@ -229,7 +229,7 @@ pub struct Pairs<'a> {
 }
 
 /// The group of all pairs of the router with this device. Pairs of a router whose device has another name may be in it, too: there are
-/// more names than groups. What is whose is noted at each ([`note_of`]).
+/// more names than groups. What is whose is noted at each.
 pub fn group_of(device: &str) -> u32 {
     // FNV-1a, folded to 16 bits.
     let hash = device.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
